@@ -1,1 +1,1 @@
-//! (being written)
+//! Being laid out.

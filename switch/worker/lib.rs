@@ -1,1 +1,14 @@
-//! (being written)
+//! The threads of the switch, and the handle that steers them.
+//!
+//! A worker runs to completion: it receives a burst, decides, and sends, all on one thread. The
+//! [`Switch`] is what the rest of the program holds; each call is carried to every worker by a
+//! channel and answered when all have taken it.
+
+#![forbid(unsafe_code)]
+
+mod control;
+
+pub use control::{
+    Config, Event, FdbRow, FlowRow, Gateway, NeighbourRow, NetworkConfig, NetworkId, PortConfig,
+    PortStats, Publication, PublishId, Switch, Uplink, WorkerStats,
+};

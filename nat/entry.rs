@@ -1,0 +1,301 @@
+//! A conntrack entry: one flow, two tuples, its state and its counts.
+//!
+//! Read `include/net/netfilter/nf_conntrack.h` (`struct nf_conn`) and
+//! `net/netfilter/nf_conntrack_proto_tcp.c` first. Both directions live and die together: there is one
+//! entry, found by either tuple. Its state is made of atomics, so that whichever worker carries a
+//! packet can note it without a lock.
+
+use std::fmt;
+use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering::Relaxed};
+
+use smoltcp::time::{Duration, Instant};
+
+use crate::timeouts::Timeouts;
+use crate::tuple::{Protocol, Tuple};
+
+/// Which way a packet of a flow travels (`IP_CT_DIR_ORIGINAL`, `IP_CT_DIR_REPLY`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// As the flow's first packet did.
+    Original,
+    /// The other way.
+    Reply,
+}
+
+impl Direction {
+    /// The opposite way.
+    #[must_use]
+    pub const fn other(self) -> Self {
+        match self {
+            Self::Original => Self::Reply,
+            Self::Reply => Self::Original,
+        }
+    }
+}
+
+/// A network whose flows are told apart from every other's, as `nf_conntrack_zone` does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Zone(pub u16);
+
+/// Who handles the packets of a flow, in terms of the caller; this crate only keeps it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Owner(pub u64);
+
+/// Where a TCP connection stands, by the names `conntrack -L` prints.
+///
+/// ```text
+///   None ─SYN→ SynSent ─SYN,ACK← SynRecv ─ACK→ Established ─FIN⇄ FinWait ─ACK⇄ CloseWait
+///                                                  FinWait, CloseWait ─other FIN⇄ LastAck ─ACK⇄ TimeWait
+///    any ─RST⇄ Close
+/// ```
+/// `→` is the original direction, `←` the reply, `⇄` either.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum TcpState {
+    /// Nothing seen yet; also the state of every flow that is not TCP.
+    #[default]
+    None,
+    /// A SYN went out.
+    SynSent,
+    /// The SYN was answered.
+    SynRecv,
+    /// Both sides know of each other.
+    Established,
+    /// One side has finished sending.
+    FinWait,
+    /// The finished side's FIN was acknowledged.
+    CloseWait,
+    /// The second side has finished too.
+    LastAck,
+    /// All is acknowledged.
+    TimeWait,
+    /// A side has reset the connection.
+    Close,
+}
+
+impl TcpState {
+    const ALL: [Self; 9] = [
+        Self::None,
+        Self::SynSent,
+        Self::SynRecv,
+        Self::Established,
+        Self::FinWait,
+        Self::CloseWait,
+        Self::LastAck,
+        Self::TimeWait,
+        Self::Close,
+    ];
+
+    /// The name in `conntrack -L`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::None => "NONE",
+            Self::SynSent => "SYN_SENT",
+            Self::SynRecv => "SYN_RECV",
+            Self::Established => "ESTABLISHED",
+            Self::FinWait => "FIN_WAIT",
+            Self::CloseWait => "CLOSE_WAIT",
+            Self::LastAck => "LAST_ACK",
+            Self::TimeWait => "TIME_WAIT",
+            Self::Close => "CLOSE",
+        }
+    }
+
+    /// State after one segment. A segment on no edge changes nothing.
+    #[must_use]
+    pub const fn next(self, travelling: Direction, flags: TcpFlags) -> Self {
+        use Direction::{Original, Reply};
+        if flags.rst {
+            return Self::Close;
+        }
+        match (self, travelling) {
+            (Self::None | Self::Close | Self::TimeWait, Original) if flags.syn => Self::SynSent,
+            (Self::SynSent, Reply) if flags.syn && flags.ack => Self::SynRecv,
+            (Self::SynRecv, Original) if flags.fin => Self::FinWait,
+            (Self::SynRecv, Original) if flags.ack => Self::Established,
+            (Self::Established, _) if flags.fin => Self::FinWait,
+            (Self::FinWait | Self::CloseWait, _) if flags.fin => Self::LastAck,
+            (Self::FinWait, _) if flags.ack => Self::CloseWait,
+            (Self::LastAck, _) if flags.ack => Self::TimeWait,
+            (unchanged, _) => unchanged,
+        }
+    }
+}
+
+impl fmt::Display for TcpState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// The control bits of a segment that move a connection (RFC 9293 §3.1).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "they are the header's bits")]
+pub struct TcpFlags {
+    /// Synchronise sequence numbers.
+    pub syn: bool,
+    /// Acknowledgment field significant.
+    pub ack: bool,
+    /// No more data from the sender.
+    pub fin: bool,
+    /// Reset the connection.
+    pub rst: bool,
+}
+
+/// One tracked flow.
+#[derive(Debug)]
+pub struct Entry {
+    /// The network it belongs to.
+    pub zone: Zone,
+    /// The tuple of its first packet, as that packet's sender wrote it.
+    pub original: Tuple,
+    /// The tuple its answers carry where they come in; differs from the inverse of `original` just
+    /// where something is translated.
+    pub reply: Tuple,
+    owner: AtomicU64,
+    /// Microseconds on the clock of the caller's [`Instant`].
+    last_seen: AtomicI64,
+    state: AtomicU8,
+    replied: AtomicU8,
+    packets: [AtomicU64; 2],
+    octets: [AtomicU64; 2],
+}
+
+impl Entry {
+    /// A flow whose first packet is being handled at `now`. Nothing is counted yet.
+    #[must_use]
+    pub fn new(zone: Zone, original: Tuple, reply: Tuple, owner: Owner, now: Instant) -> Self {
+        Self {
+            zone,
+            original,
+            reply,
+            owner: AtomicU64::new(owner.0),
+            last_seen: AtomicI64::new(now.total_micros()),
+            state: AtomicU8::new(TcpState::None as u8),
+            replied: AtomicU8::new(0),
+            packets: Default::default(),
+            octets: Default::default(),
+        }
+    }
+
+    /// Who handles this flow's packets.
+    pub fn owner(&self) -> Owner {
+        Owner(self.owner.load(Relaxed))
+    }
+
+    /// Hands the flow to another owner.
+    pub fn set_owner(&self, owner: Owner) {
+        self.owner.store(owner.0, Relaxed);
+    }
+
+    /// Counts `packets` packets of `octets` octets of IP in all, and keeps the flow alive: a packet in
+    /// the original direction refreshes it, an answer marks it answered (and refreshes it too).
+    pub fn note(&self, travelling: Direction, packets: u64, octets: u64, now: Instant) {
+        let index = travelling as usize;
+        self.packets[index].fetch_add(packets, Relaxed);
+        self.octets[index].fetch_add(octets, Relaxed);
+        if travelling == Direction::Reply {
+            self.replied.store(1, Relaxed);
+        }
+        self.last_seen.store(now.total_micros(), Relaxed);
+    }
+
+    /// Moves the TCP state by one segment and returns the new state.
+    pub fn segment(&self, travelling: Direction, flags: TcpFlags) -> TcpState {
+        let next = self.state().next(travelling, flags);
+        self.set_state(next);
+        next
+    }
+
+    /// Sets the TCP state, for an owner that ends the connection itself and so knows better than the
+    /// segments tell.
+    pub fn set_state(&self, state: TcpState) {
+        self.state.store(state as u8, Relaxed);
+    }
+
+    /// Where the TCP connection stands; [`TcpState::None`] for other protocols.
+    pub fn state(&self) -> TcpState {
+        TcpState::ALL.get(usize::from(self.state.load(Relaxed))).copied().unwrap_or_default()
+    }
+
+    /// Whether an answer was ever seen; its absence is `[UNREPLIED]`.
+    pub fn replied(&self) -> bool {
+        self.replied.load(Relaxed) != 0
+    }
+
+    /// Whether the flow is not to be dropped early: a TCP connection once established, any other
+    /// flow once it was answered. Printed as `[ASSURED]`.
+    pub fn assured(&self) -> bool {
+        match self.original.protocol {
+            Protocol::Tcp => self.replied() && self.state() as u8 >= TcpState::Established as u8,
+            _ => self.replied(),
+        }
+    }
+
+    /// Packets and octets of IP seen in that direction.
+    pub fn counts(&self, travelling: Direction) -> (u64, u64) {
+        let index = travelling as usize;
+        (self.packets[index].load(Relaxed), self.octets[index].load(Relaxed))
+    }
+
+    /// When the last packet was noted.
+    pub fn last_seen(&self) -> Instant {
+        Instant::from_micros(self.last_seen.load(Relaxed))
+    }
+
+    /// When the flow is forgotten unless another packet is noted before.
+    pub fn expires_at(&self, timeouts: &Timeouts) -> Instant {
+        self.last_seen() + self.idle(timeouts)
+    }
+
+    fn idle(&self, timeouts: &Timeouts) -> Duration {
+        let Tuple { protocol, dst, .. } = self.original;
+        timeouts.idle(protocol, self.state(), self.replied(), dst.port)
+    }
+
+    /// Whether source or destination is rewritten on the way.
+    pub fn translated(&self) -> bool {
+        self.reply != self.original.inverse()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SYN: TcpFlags = TcpFlags { syn: true, ack: false, fin: false, rst: false };
+    const SYN_ACK: TcpFlags = TcpFlags { ack: true, ..SYN };
+    const ACK: TcpFlags = TcpFlags { syn: false, ..SYN_ACK };
+    const FIN_ACK: TcpFlags = TcpFlags { fin: true, ..ACK };
+    const RST: TcpFlags = TcpFlags { syn: false, ack: false, fin: false, rst: true };
+
+    #[test]
+    fn a_connection_opens_and_closes_through_every_named_state() {
+        use Direction::{Original, Reply};
+        let story = [
+            (Original, SYN, TcpState::SynSent),
+            (Reply, SYN_ACK, TcpState::SynRecv),
+            (Original, ACK, TcpState::Established),
+            (Reply, ACK, TcpState::Established),
+            (Original, FIN_ACK, TcpState::FinWait),
+            (Reply, ACK, TcpState::CloseWait),
+            (Reply, FIN_ACK, TcpState::LastAck),
+            (Original, ACK, TcpState::TimeWait),
+            (Original, SYN, TcpState::SynSent),
+        ];
+        let mut state = TcpState::None;
+        for (travelling, flags, expected) in story {
+            state = state.next(travelling, flags);
+            assert_eq!(state, expected, "after {travelling:?} {flags:?}");
+        }
+    }
+
+    #[test]
+    fn a_reset_closes_from_any_state_and_a_stray_segment_changes_none() {
+        for state in TcpState::ALL {
+            assert_eq!(state.next(Direction::Reply, RST), TcpState::Close);
+            assert_eq!(state.next(Direction::Reply, TcpFlags::default()), state);
+        }
+    }
+}

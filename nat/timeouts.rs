@@ -1,0 +1,127 @@
+//! How long a silent flow is remembered.
+//!
+//! The RFCs and Linux disagree, so there are two named profiles and no third, hidden one. Every
+//! figure states its source; Linux's are the defaults of
+//! `Documentation/networking/nf_conntrack-sysctl.rst`.
+
+use smoltcp::time::Duration;
+
+use crate::entry::TcpState;
+use crate::tuple::Protocol;
+
+/// Which table of idle times is in force.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Profile {
+    /// The RFCs' floors (RFC 4787, 5382, 5508, 7857). The default.
+    #[default]
+    Rfc,
+    /// The Linux kernel's defaults, for lessons and comparisons.
+    Linux,
+}
+
+/// Idle times of one profile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// TCP before both sides have spoken.
+    pub tcp_opening: Duration,
+    /// TCP while established.
+    pub tcp_established: Duration,
+    /// TCP once one side has sent a FIN.
+    pub tcp_fin_wait: Duration,
+    /// TCP once the FIN has been acknowledged and the other side still sends.
+    pub tcp_close_wait: Duration,
+    /// TCP when both sides have sent a FIN and the last ACK is awaited.
+    pub tcp_last_ack: Duration,
+    /// TCP when both FINs have been acknowledged.
+    pub tcp_time_wait: Duration,
+    /// TCP after a reset.
+    pub tcp_close: Duration,
+    /// UDP that was never answered.
+    pub udp_unreplied: Duration,
+    /// UDP that was answered.
+    pub udp_stream: Duration,
+    /// UDP to a port of [`SHORT_LIVED_PORTS`] once answered (RFC 4787 REQ-5a allows it).
+    pub udp_query: Duration,
+    /// ICMP and ICMPv6 queries.
+    pub icmp: Duration,
+    /// Every other protocol.
+    pub generic: Duration,
+}
+
+/// UDP destinations whose exchange is one question and one answer: DNS and NTP.
+pub const SHORT_LIVED_PORTS: [u16; 2] = [53, 123];
+
+impl Timeouts {
+    /// RFC 5382 REQ-5: 7,440 s established, 240 s otherwise; RFC 4787 REQ-5: UDP 120 s at least and
+    /// 300 s advised; RFC 5508 REQ-2: ICMP queries 60 s.
+    ///
+    /// An established connection gets a day, not just two hours and four minutes: a relay keeps it
+    /// alive with probes of its own, and Linux would keep it for five days.
+    pub const RFC: Self = Self {
+        tcp_opening: Duration::from_secs(240),
+        tcp_established: Duration::from_secs(86_400),
+        tcp_fin_wait: Duration::from_secs(240),
+        tcp_close_wait: Duration::from_secs(240),
+        tcp_last_ack: Duration::from_secs(240),
+        tcp_time_wait: Duration::from_secs(240),
+        tcp_close: Duration::from_secs(240),
+        udp_unreplied: Duration::from_secs(120),
+        udp_stream: Duration::from_secs(300),
+        udp_query: Duration::from_secs(10),
+        icmp: Duration::from_secs(60),
+        generic: Duration::from_secs(600),
+    };
+
+    /// What an unconfigured Linux kernel does.
+    pub const LINUX: Self = Self {
+        tcp_opening: Duration::from_secs(120),
+        tcp_established: Duration::from_secs(432_000),
+        tcp_fin_wait: Duration::from_secs(120),
+        tcp_close_wait: Duration::from_secs(60),
+        tcp_last_ack: Duration::from_secs(30),
+        tcp_time_wait: Duration::from_secs(120),
+        tcp_close: Duration::from_secs(10),
+        udp_unreplied: Duration::from_secs(30),
+        udp_stream: Duration::from_secs(120),
+        udp_query: Duration::from_secs(120),
+        icmp: Duration::from_secs(30),
+        generic: Duration::from_secs(600),
+    };
+
+    /// The idle times of `profile`.
+    #[must_use]
+    pub const fn of(profile: Profile) -> &'static Self {
+        match profile {
+            Profile::Rfc => &Self::RFC,
+            Profile::Linux => &Self::LINUX,
+        }
+    }
+
+    /// How long a flow may stay silent: its protocol, TCP state, destination port and whether it was
+    /// ever answered decide.
+    #[must_use]
+    pub fn idle(
+        &self,
+        protocol: Protocol,
+        state: TcpState,
+        replied: bool,
+        dst_port: u16,
+    ) -> Duration {
+        match protocol {
+            Protocol::Tcp => match state {
+                TcpState::None | TcpState::SynSent | TcpState::SynRecv => self.tcp_opening,
+                TcpState::Established => self.tcp_established,
+                TcpState::FinWait => self.tcp_fin_wait,
+                TcpState::CloseWait => self.tcp_close_wait,
+                TcpState::LastAck => self.tcp_last_ack,
+                TcpState::TimeWait => self.tcp_time_wait,
+                TcpState::Close => self.tcp_close,
+            },
+            Protocol::Udp if !replied => self.udp_unreplied,
+            Protocol::Udp if SHORT_LIVED_PORTS.contains(&dst_port) => self.udp_query,
+            Protocol::Udp => self.udp_stream,
+            Protocol::Icmp | Protocol::Icmpv6 => self.icmp,
+            Protocol::Other(_) => self.generic,
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! Why a frame went no further, and how often.
+//!
+//! Each early return of the data path names one of these; each has a counter per port
+//! (`include/net/dropreason-core.h` is the kernel's list of the same kind). The names are stable:
+//! they appear in `pontoon stats`, and others script them.
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
+        /// Why a frame went no further.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum DropReason {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl DropReason {
+            /// Every reason, in the order of the counters.
+            pub const ALL: &'static [Self] = &[$(Self::$name),*];
+
+            /// The reason's stable name.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$name => $text),* }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// Shorter than an Ethernet header.
+    Runt = "runt",
+    /// Longer than the largest frame a port can carry.
+    Oversized = "oversized",
+    /// Shorter than its own headers claim, or a header that contradicts itself.
+    Malformed = "malformed",
+    /// The offload header in front of the frame contradicts the frame.
+    BadOffload = "bad_offload",
+    /// The source is a group address or all zeros, which no station may use (IEEE 802.3 §3.2.3).
+    BadSource = "bad_source",
+    /// The source is the gateway's own address, and the gateway did not send it.
+    SpoofedGateway = "spoofed_gateway",
+    /// The destination is one of 01:80:C2:00:00:00-0F, which no bridge forwards (802.1Q §8.6.3).
+    ReservedGroup = "reserved_group",
+    /// The only way out is the port it came in by.
+    SamePort = "same_port",
+    /// No other port is attached.
+    NoPort = "no_port",
+    /// Larger than the egress port's MTU, and at layer 2 nobody can be told.
+    MtuExceeded = "mtu_exceeded",
+    /// Addressed to the gateway, which does not speak this EtherType.
+    UnknownEtherType = "unknown_ethertype",
+    /// The network has no gateway.
+    NoGateway = "no_gateway",
+    /// An IP header checksum is wrong.
+    BadIpChecksum = "bad_ip_checksum",
+    /// A TCP, UDP or ICMP checksum is wrong.
+    BadL4Checksum = "bad_l4_checksum",
+    /// The source address cannot be a sender's: multicast, broadcast, loopback, or unspecified.
+    MartianSource = "martian_source",
+    /// The source is no address of this network (reverse path check).
+    ForeignSource = "foreign_source",
+    /// The destination cannot be routed: loopback, unspecified, broadcast, multicast, link-local.
+    MartianDestination = "martian_destination",
+    /// An IP option asks for source routing (RFC 1812 §5.3.13.4, RFC 5095).
+    SourceRoute = "source_route",
+    /// The hop limit or TTL ran out.
+    TtlExceeded = "ttl_exceeded",
+    /// No route leads there.
+    NoRoute = "no_route",
+    /// Policy forbids it.
+    AdminProhibited = "admin_prohibited",
+    /// Larger than the next hop's MTU and not to be fragmented.
+    TooBig = "too_big",
+    /// A fragment, which this leg cannot carry.
+    Fragment = "fragment",
+    /// The protocol above IP cannot cross the socket uplink.
+    UnsupportedProtocol = "unsupported_protocol",
+    /// An ARP or NDP message that the RFC says to ignore.
+    BadNeighbour = "bad_neighbour",
+    /// The next hop did not answer ARP or NDP, or too much waits for its answer.
+    NeighbourFailed = "neighbour_failed",
+    /// An ICMP error about a flow nobody knows.
+    UnknownError = "unknown_error",
+    /// A packet of no known flow that may not open one.
+    NoFlow = "no_flow",
+    /// A segment outside the window, or one the connection's state does not allow.
+    OutOfWindow = "out_of_window",
+    /// The sender's part of the flow table is full.
+    FlowLimit = "flow_limit",
+    /// The host refused another socket.
+    NoSocket = "no_socket",
+    /// The host's socket would not take the datagram.
+    HostSendFailed = "host_send_failed",
+    /// A datagram from an outside address this inside address never sent to (RFC 4787 REQ-8).
+    Filtered = "filtered",
+    /// No room for octets the host's socket has not taken yet.
+    RelayBufferFull = "relay_buffer_full",
+    /// The port is gone, or its device refuses frames.
+    EgressDown = "egress_down",
+    /// The egress device had no room.
+    EgressFull = "egress_full",
+}
+
+/// Number of drop reasons.
+pub const REASONS: usize = DropReason::ALL.len();
+
+impl std::fmt::Display for DropReason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_index_their_counter() {
+        for (index, reason) in DropReason::ALL.iter().enumerate() {
+            assert_eq!(*reason as usize, index);
+            let same = DropReason::ALL.iter().filter(|other| other.name() == reason.name());
+            assert_eq!(same.count(), 1, "{reason}");
+        }
+    }
+}

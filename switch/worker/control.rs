@@ -1,0 +1,267 @@
+//! What the rest of the program may ask of the workers.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use crossbeam_channel::Receiver;
+use datapath::{IpMtu, MacAddr, Offloads, PortId, PortRole};
+use nat::Protocol;
+use smoltcp::wire::IpCidr;
+
+/// A network of the switch, chosen by whoever creates it; also its conntrack zone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NetworkId(pub u16);
+
+/// A published port, for taking it back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PublishId(pub u32);
+
+/// How the switch is run.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Threads; at least 1.
+    pub workers: usize,
+    /// Most flows in all.
+    pub max_flows: usize,
+    /// Most flows of one container.
+    pub max_flows_per_port: usize,
+    /// How long a worker polls before it sleeps.
+    pub busy_poll: Duration,
+}
+
+/// Where packets for addresses beyond the network go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Uplink {
+    /// Nowhere.
+    None,
+    /// Through the host's own sockets.
+    Sockets,
+}
+
+/// Our L3 presence on a network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gateway {
+    /// Its station.
+    pub mac: MacAddr,
+    /// Its addresses with their subnets' prefix lengths.
+    pub addresses: Vec<IpCidr>,
+}
+
+/// A network, as the workers must know it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetworkConfig {
+    /// None: layer 2 only.
+    pub gateway: Option<Gateway>,
+    /// The way out.
+    pub uplink: Uplink,
+    /// Largest IP packet on it.
+    pub mtu: IpMtu,
+    /// The host's own addresses, reached by the host port where there is one.
+    pub host_addresses: Vec<IpAddr>,
+}
+
+/// A port to be added.
+#[derive(Debug)]
+pub struct PortConfig {
+    /// Who is behind it.
+    pub role: PortRole,
+    /// Largest IP packet.
+    pub mtu: IpMtu,
+    /// Its station.
+    pub mac: MacAddr,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// What the device does with unfinished frames.
+    pub offloads: Offloads,
+    /// One descriptor per queue, non-blocking.
+    pub queues: Vec<OwnedFd>,
+}
+
+/// A port to be published.
+#[derive(Clone, Debug)]
+pub struct Publication {
+    /// Whose container.
+    pub network: NetworkId,
+    /// The container's port on the bridge.
+    pub port: PortId,
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// Where to listen on the host; port 0 is not allowed here.
+    pub listen: SocketAddr,
+    /// The container's addresses, of which the one of the client's family is taken.
+    pub to: Vec<IpAddr>,
+    /// The container's port number.
+    pub to_port: u16,
+}
+
+/// What happens without having been asked for.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Event {
+    /// A port's device is gone or broken; it takes and gives no more frames.
+    PortDied {
+        /// Its network.
+        network: NetworkId,
+        /// The port.
+        port: PortId,
+        /// The device's error.
+        error: String,
+    },
+}
+
+/// A line of the FDB.
+#[derive(Clone, Debug)]
+pub struct FdbRow {
+    /// The station.
+    pub mac: MacAddr,
+    /// The port it is behind.
+    pub port: PortId,
+    /// Whether it is an own address (`PortId::GATEWAY`'s) that never ages.
+    pub permanent: bool,
+    /// Time since it was last heard.
+    pub age: Duration,
+}
+
+/// A line of the gateway's neighbour table.
+#[derive(Clone, Debug)]
+pub struct NeighbourRow {
+    /// The IP address.
+    pub addr: IpAddr,
+    /// Its station, unless incomplete or failed.
+    pub mac: Option<MacAddr>,
+    /// The state as `ip neigh` prints it: `REACHABLE`, `STALE`, `INCOMPLETE`, `FAILED`, …
+    pub state: &'static str,
+}
+
+/// A line of conntrack.
+#[derive(Clone, Debug)]
+pub struct FlowRow {
+    /// Its network.
+    pub network: NetworkId,
+    /// First packet's tuple.
+    pub original: nat::Tuple,
+    /// The answers' tuple.
+    pub reply: nat::Tuple,
+    /// The state for TCP.
+    pub state: nat::TcpState,
+    /// Whether an answer was seen.
+    pub replied: bool,
+    /// Whether it is safe from early drop.
+    pub assured: bool,
+    /// Time left until it is forgotten.
+    pub expires_in: Duration,
+    /// Packets and octets in the original direction.
+    pub sent: (u64, u64),
+    /// Packets and octets of the answers.
+    pub received: (u64, u64),
+}
+
+/// Counts of one port, all workers together.
+#[derive(Clone, Debug, Default)]
+pub struct PortStats {
+    /// Frames received from it.
+    pub rx_frames: u64,
+    /// Octets of those frames.
+    pub rx_octets: u64,
+    /// Frames sent to it.
+    pub tx_frames: u64,
+    /// Octets of those frames.
+    pub tx_octets: u64,
+    /// Received frames that were forwarded to one port or more.
+    pub forwarded: u64,
+    /// Received frames that the gateway took for itself.
+    pub consumed: u64,
+    /// Received frames that were dropped, by reason; reasons never met are left out.
+    pub dropped: Vec<(&'static str, u64)>,
+    /// Frames that should have gone out by it and were not sent, by reason.
+    pub tx_dropped: Vec<(&'static str, u64)>,
+}
+
+/// What a worker did.
+#[derive(Clone, Debug, Default)]
+pub struct WorkerStats {
+    /// Turns of its loop.
+    pub turns: u64,
+    /// Times it slept.
+    pub sleeps: u64,
+    /// Flows it carries.
+    pub flows: u64,
+}
+
+/// The running switch. Dropping it stops the workers.
+#[derive(Debug)]
+pub struct Switch {}
+
+impl Switch {
+    /// Starts the workers; the receiver tells what happens by itself.
+    ///
+    /// # Errors
+    ///
+    /// A thread or a poll could not be made.
+    pub fn start(config: Config) -> io::Result<(Self, Receiver<Event>)> {
+        let _ = config;
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Threads of the switch, which is the number of queues a port should have.
+    pub fn workers(&self) -> usize {
+        1
+    }
+
+    /// Adds a network, or changes one: gateway, uplink and host addresses may change live.
+    pub fn set_network(&self, _id: NetworkId, _config: NetworkConfig) {}
+
+    /// Removes a network with its ports, flows and published ports.
+    pub fn remove_network(&self, _id: NetworkId) {}
+
+    /// Adds a port.
+    ///
+    /// # Errors
+    ///
+    /// No such network, no port number left, or a descriptor cannot be polled.
+    pub fn add_port(&self, _network: NetworkId, _config: PortConfig) -> io::Result<PortId> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Removes a port, closing its descriptors and ending its flows.
+    pub fn remove_port(&self, _network: NetworkId, _port: PortId) {}
+
+    /// Binds the host socket(s) in the calling thread's namespace and starts serving them.
+    ///
+    /// # Errors
+    ///
+    /// As `bind(2)`: the address is in use, is not the host's, or needs privilege.
+    pub fn publish(&self, _publication: Publication) -> io::Result<PublishId> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Stops listening; flows that came by it end.
+    pub fn unpublish(&self, _id: PublishId) {}
+
+    /// The stations of a network.
+    pub fn fdb(&self, _network: NetworkId) -> Vec<FdbRow> {
+        Vec::new()
+    }
+
+    /// The gateway's neighbours on a network.
+    pub fn neighbours(&self, _network: NetworkId) -> Vec<NeighbourRow> {
+        Vec::new()
+    }
+
+    /// The flows of a network, or of all.
+    pub fn flows(&self, _network: Option<NetworkId>) -> Vec<FlowRow> {
+        Vec::new()
+    }
+
+    /// The counts of a network's ports, the gateway ([`PortId::GATEWAY`]) among them.
+    pub fn stats(&self, _network: NetworkId) -> Vec<(PortId, PortStats)> {
+        Vec::new()
+    }
+
+    /// What the workers did.
+    pub fn worker_stats(&self) -> Vec<WorkerStats> {
+        Vec::new()
+    }
+}
