@@ -1,1 +1,39 @@
-//! (being written)
+//! Where the wires end: namespaces, TAP and veth endpoints, links, addresses and routes.
+//!
+//! All that pontoon asks of the kernel's network configuration is asked here, by netlink and system
+//! calls; no program is executed for it. This crate holds the workspace's only `unsafe`.
+//!
+//! A program that uses it calls [`enter_child_if_asked`] first thing in `main`: user namespaces can
+//! only be entered by a process of one thread, so the program is re-executed to enter them.
+//!
+//! ```text
+//! target ─▶ namespace ─▶ endpoint ─▶ tap | veth ─▶ link ─▶ netlink
+//!                  └─ child (another user namespace) ─┘
+//! named: ip netns        unshare: run, exec        table: what is there        sockopt: sockets
+//! ```
+
+mod child;
+mod endpoint;
+mod error;
+mod ioctl;
+pub mod link;
+pub mod named;
+mod namespace;
+pub mod sockopt;
+pub mod table;
+mod target;
+mod unshare;
+
+pub use child::enter_child_if_asked;
+pub use endpoint::{
+    Endpoint, EndpointConfig, Kind, Opened, add_addresses, attach, detach, set_gateways,
+};
+pub use error::Error;
+pub use named::NamedNetns;
+pub use namespace::Netns;
+pub use table::{Interface, Neighbour, Route, host_addresses, interfaces, neighbours, routes};
+pub use target::Target;
+pub use unshare::{
+    ExecConfig, Held, Mounts, NewUser, Running, SpawnConfig, exec_in, exit_code,
+    spawn_in_new_namespaces,
+};
