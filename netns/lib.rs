@@ -19,6 +19,7 @@ mod ioctl;
 pub mod link;
 pub mod named;
 mod namespace;
+mod netlink;
 pub mod sockopt;
 pub mod table;
 mod target;

@@ -94,7 +94,7 @@ impl Netns {
                     errno,
                 )
             })?;
-            link::set_up("lo").map_err(|source| Error::step("bring lo up", source))?;
+            link::set_up("lo")?;
             Self::current()
         })
     }
@@ -153,6 +153,23 @@ impl Netns {
     pub fn with<T: Send>(&self, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
         spend(|| {
             setns(&self.fd, CloneFlags::CLONE_NEWNET)?;
+            work()
+        })
+    }
+
+    /// As [`with`](Self::with), for work that speaks [`Error`].
+    ///
+    /// # Errors
+    /// [`Error::EnterNamespace`]; else what `work` says.
+    pub fn enter<T: Send>(
+        &self,
+        work: impl FnOnce() -> Result<T, Error> + Send,
+    ) -> Result<T, Error> {
+        spend(|| {
+            setns(&self.fd, CloneFlags::CLONE_NEWNET).map_err(|errno| Error::EnterNamespace {
+                target: format!("net:[{}]", self.inode()),
+                source: errno.into(),
+            })?;
             work()
         })
     }

@@ -10,7 +10,9 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recvmsg, socket};
+use nix::sys::socket::sockopt::ReceiveTimeout;
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recvmsg, setsockopt, socket};
+use nix::sys::time::{TimeVal, TimeValLike};
 
 /// Sets where `MSG_PEEK` starts: that many octets after the first unread one, moving along with each
 /// peek; `None` switches back to the first unread one (`SO_PEEK_OFF`, socket(7)).
@@ -210,6 +212,16 @@ pub fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
     }
     // SAFETY: `fd` is a descriptor the kernel has just made for us alone, close-on-exec.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Longest wait of a receive call: `SO_RCVTIMEO`, socket(7). Beyond it the call says `WouldBlock`.
+///
+/// # Errors
+/// `EDOM` for more seconds than the kernel counts.
+pub fn set_receive_timeout(fd: impl AsFd, timeout: Duration) -> io::Result<()> {
+    let micros = i64::try_from(timeout.as_micros()).unwrap_or(i64::MAX);
+    setsockopt(&fd, ReceiveTimeout, &TimeVal::microseconds(micros))?;
+    Ok(())
 }
 
 /// `setsockopt(2)` with an `int`.
