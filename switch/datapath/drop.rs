@@ -83,12 +83,14 @@ reasons! {
     UnknownError = "unknown_error",
     /// A packet of no known flow that may not open one.
     NoFlow = "no_flow",
-    /// A segment outside the window, or one the connection's state does not allow.
+    /// A segment outside the window, beyond a gap, or not allowed by the connection's state.
     OutOfWindow = "out_of_window",
     /// The sender's part of the flow table is full.
     FlowLimit = "flow_limit",
     /// The host refused another socket.
     NoSocket = "no_socket",
+    /// The host lets this user open no ping socket (`net.ipv4.ping_group_range`).
+    EchoNotPermitted = "echo_not_permitted",
     /// The host's socket would not take the datagram.
     HostSendFailed = "host_send_failed",
     /// A datagram from an outside address this inside address never sent to (RFC 4787 REQ-8).

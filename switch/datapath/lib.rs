@@ -1,13 +1,43 @@
 //! The route of a frame through the switch.
 //!
 //! Pure: frames and a time come in, decisions and frames go out; no descriptor, no thread, no clock.
+//! Read the files in the order of a frame's way: [`port`], [`offload`], [`frame`], [`bridge`] (with
+//! [`fdb`]), [`gateway`](bridge::Datapath) (with [`resolve`], [`neighbour`], [`packet`], [`route`],
+//! [`icmp`], [`reset`]), and out again by [`emit`], [`outbox`], [`segment`]. What became of it is in
+//! [`drop`], [`stats`] and [`why`].
 
 #![forbid(unsafe_code)]
 
+pub mod bridge;
+pub mod checksum;
 pub mod drop;
+pub mod emit;
+pub mod fdb;
+pub mod frame;
+mod gateway;
+pub mod icmp;
+pub mod neighbour;
+pub mod network;
+pub mod offload;
+pub mod outbox;
+pub mod packet;
 pub mod port;
+pub mod reset;
+pub mod resolve;
+pub mod route;
+pub mod segment;
+pub mod stats;
+pub mod why;
 
+pub use bridge::{Datapath, Decision, Received};
 pub use drop::{DropReason, REASONS};
+pub use icmp::IcmpError;
+pub use network::{Gateway, Network, NetworkConfig, Uplink};
+pub use offload::{Gso, OFFLOAD_HEADER_LEN, Offload};
+pub use outbox::{Body, Built, Departure, Outbox};
+pub use packet::{Fragment, Packet};
 pub use port::{
     ETHERNET_HEADER_LEN, IpMtu, MAX_FRAME_LEN, MacAddr, Offloads, Port, PortId, PortRole,
 };
+pub use stats::{Fate, PortCounters, PortTotals};
+pub use why::{Silent, Step, Why};

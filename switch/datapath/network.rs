@@ -1,0 +1,194 @@
+//! A network as the data path knows it: its own addresses, and what all workers share of it.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU16, Ordering::Relaxed};
+
+use nat::{Conntrack, Zone};
+use smoltcp::time::{Duration, Instant};
+use smoltcp::wire::{IpAddress, IpCidr, Ipv6Address};
+
+use crate::fdb::Fdb;
+use crate::neighbour::Neighbours;
+use crate::port::{IpMtu, MacAddr};
+
+/// Where packets for addresses beyond the network go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Uplink {
+    /// Nowhere.
+    None,
+    /// Through the host's own sockets.
+    Sockets,
+}
+
+/// Our L3 presence on a network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gateway {
+    /// Its station.
+    pub mac: MacAddr,
+    /// Its addresses with their subnets' prefix lengths.
+    pub addresses: Vec<IpCidr>,
+}
+
+impl Gateway {
+    /// The link-local address of its station: fe80::/64 and the modified EUI-64 (RFC 4291, appendix A).
+    #[must_use]
+    pub fn link_local(&self) -> Ipv6Address {
+        let [a, b, c, d, e, f] = self.mac.0;
+        let words = [
+            0xfe80,
+            0,
+            0,
+            0,
+            u16::from_be_bytes([a ^ 2, b]),
+            u16::from_be_bytes([c, 0xff]),
+            u16::from_be_bytes([0xfe, d]),
+            u16::from_be_bytes([e, f]),
+        ];
+        Ipv6Address::from(words)
+    }
+
+    /// Whether `addr` is one of its addresses.
+    #[must_use]
+    pub fn has(&self, addr: IpAddr) -> bool {
+        self.addresses.iter().any(|own| IpAddr::from(own.address()) == addr)
+            || IpAddr::V6(self.link_local()) == addr
+    }
+
+    /// Whether `addr` is within one of its subnets.
+    #[must_use]
+    pub fn on_link(&self, addr: IpAddr) -> bool {
+        let addr = IpAddress::from(addr);
+        self.addresses.iter().any(|own| own.contains_addr(&addr))
+    }
+
+    /// Whether `addr` is the directed broadcast address of one of its IPv4 subnets.
+    #[must_use]
+    pub fn is_broadcast(&self, addr: IpAddr) -> bool {
+        self.addresses.iter().any(|own| match (own, addr) {
+            (IpCidr::Ipv4(own), IpAddr::V4(addr)) => own.broadcast() == Some(addr),
+            _ => false,
+        })
+    }
+
+    /// The address to speak from to someone of `addr`'s family.
+    #[must_use]
+    pub fn source_for(&self, addr: IpAddr) -> Option<IpAddr> {
+        if let IpAddr::V6(addr) = addr
+            && crate::packet::is_link_local_v6(addr)
+        {
+            return Some(self.link_local().into());
+        }
+        self.addresses
+            .iter()
+            .map(|own| IpAddr::from(own.address()))
+            .find(|own| own.is_ipv4() == addr.is_ipv4())
+    }
+}
+
+/// A network's configuration; changed by giving every worker a new one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetworkConfig {
+    /// None: layer 2 only.
+    pub gateway: Option<Gateway>,
+    /// The way out.
+    pub uplink: Uplink,
+    /// Largest IP packet on it.
+    pub mtu: IpMtu,
+    /// The host's own addresses, reached by the host port where there is one.
+    pub host_addresses: Vec<IpAddr>,
+    /// Subnets of other networks, which containers of this one may not reach.
+    pub isolated_from: Vec<IpCidr>,
+}
+
+/// What the workers share of one network.
+#[derive(Debug)]
+pub struct Network {
+    /// Its conntrack zone.
+    pub zone: Zone,
+    /// Station to port.
+    pub fdb: Fdb,
+    /// Address to station.
+    pub neighbours: Neighbours,
+    /// Flows, of every network.
+    pub conntrack: Arc<Conntrack>,
+    /// Bounds our ICMP errors.
+    pub errors: ErrorLimit,
+    identification: AtomicU16,
+}
+
+impl Network {
+    /// An empty network.
+    #[must_use]
+    pub fn new(zone: Zone, conntrack: Arc<Conntrack>) -> Self {
+        Self {
+            zone,
+            fdb: Fdb::default(),
+            neighbours: Neighbours::default(),
+            conntrack,
+            errors: ErrorLimit::default(),
+            identification: AtomicU16::new(1),
+        }
+    }
+
+    /// An IPv4 identification for a datagram that may be fragmented (RFC 6864 §4.1).
+    pub fn next_identification(&self) -> u16 {
+        self.identification.fetch_add(1, Relaxed)
+    }
+}
+
+/// At most 1,000 ICMP errors a second and 50 at once, as Linux (`icmp_msgs_per_sec`,
+/// `icmp_msgs_burst`); RFC 1812 §4.3.2.8 and RFC 4443 §2.4 (f) ask for a limit.
+#[derive(Debug, Default)]
+pub struct ErrorLimit {
+    /// When the bucket would have been full, in microseconds: a leaky bucket kept as one time.
+    next: AtomicI64,
+}
+
+impl ErrorLimit {
+    const INTERVAL: Duration = Duration::from_millis(1);
+    const BURST: Duration = Duration::from_millis(50);
+
+    /// Whether one more error may be sent now; if so it counts.
+    pub fn allow(&self, now: Instant) -> bool {
+        let earliest = (now - Self::BURST).total_micros();
+        let next = self.next.load(Relaxed).max(earliest);
+        let allowed = next <= now.total_micros();
+        if allowed {
+            // A race between workers lets a few more through, never fewer.
+            let micros = i64::try_from(Self::INTERVAL.total_micros()).unwrap_or(i64::MAX);
+            self.next.store(next + micros, Relaxed);
+        }
+        allowed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_are_bounded_to_a_burst_and_a_rate() {
+        let limit = ErrorLimit::default();
+        let start = Instant::from_secs(10);
+        let burst = (0..1000).filter(|_| limit.allow(start)).count();
+        assert!((50..=51).contains(&burst), "{burst}");
+        let second = (1..=2000)
+            .filter(|half| limit.allow(start + Duration::from_micros(500 * half)))
+            .count();
+        assert!((999..=1001).contains(&second), "{second}");
+    }
+
+    #[test]
+    fn the_gateway_knows_its_own_addresses() {
+        let gateway = Gateway {
+            mac: MacAddr([0x02, 0x42, 0xac, 0x12, 0, 1]),
+            addresses: vec!["172.18.0.1/16".parse().unwrap(), "fd00:18::1/64".parse().unwrap()],
+        };
+        assert_eq!(gateway.link_local().to_string(), "fe80::42:acff:fe12:1");
+        assert!(gateway.has("fe80::42:acff:fe12:1".parse().unwrap()));
+        assert!(gateway.on_link("172.18.255.1".parse().unwrap()));
+        assert!(!gateway.on_link("172.19.0.1".parse().unwrap()));
+        assert!(gateway.is_broadcast("172.18.255.255".parse().unwrap()));
+    }
+}
