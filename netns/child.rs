@@ -2,17 +2,134 @@
 //!
 //! `setns(2)` and `unshare(2)` into a user namespace want a process of one thread, and pontoon has
 //! many. So the program starts itself once more under another name; the child's `main` comes here
-//! before it makes a thread, does what the request on its socket says, answers and ends.
+//! before it makes a thread, does what the order on its socket says, answers and ends. The socket
+//! is standard input for a [`Job`], and another descriptor, given as the first argument, for a
+//! command that needs its own standard input.
+
+use std::io;
+use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use nix::sched::{CloneFlags, setns};
+use serde::{Deserialize, Serialize};
+
+use crate::command::{self, CommandOrder};
+use crate::error::Error;
+use crate::job::{Job, Outcome, Product};
+use crate::namespace::Netns;
+use crate::target::Target;
+use crate::{ioctl, wire};
 
 /// Name the child goes by in `argv[0]`.
 pub(crate) const ARGV0: &str = "pontoon-netns-child";
 
-/// Serves the request and ends the process, if this process is such a child; else returns at once.
+/// Longest life of a child with a [`Job`]. A kernel busy dismantling a thousand namespaces holds its
+/// routing lock for some seconds.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What a child is told.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Order {
+    /// Enter the namespace whose descriptor comes along, and its owner before it.
+    Job { target: Target, job: Job },
+    /// Become a command, in namespaces whose descriptors come along or in new ones.
+    Command(CommandOrder),
+}
+
+/// Serves the order and ends the process, if this process is such a child; else returns at once.
 ///
 /// The first call of `main`, before any thread is made. A test program whose tests attach to
 /// namespaces of other user namespaces must call it too.
 pub fn enter_child_if_asked() {
-    if std::env::args_os().next().is_some_and(|argv0| argv0 == ARGV0) {
-        std::process::exit(125);
+    let mut args = std::env::args_os();
+    if args.next().is_none_or(|argv0| argv0 != ARGV0) {
+        return;
+    }
+    let socket = args.next().and_then(|fd| fd.to_str()?.parse().ok());
+    std::process::exit(socket.map_or(125, serve));
+}
+
+fn serve(socket: RawFd) -> i32 {
+    // SAFETY: our parent put its socket at this number for us, and nothing in this process, which
+    // has just begun, has claimed it (standard input is only ever borrowed by number).
+    let socket = UnixStream::from(unsafe { OwnedFd::from_raw_fd(socket) });
+    match wire::receive::<Order>(&socket) {
+        Ok(Some((Order::Job { target, job }, mut fds))) => {
+            let result = fds
+                .pop()
+                .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
+                .and_then(Netns::from_fd)
+                .map_err(|source| Error::OpenNamespace { target: target.to_string(), source })
+                .and_then(|netns| {
+                    enter(&netns, &target)?;
+                    job.run(&netns)
+                });
+            answer(&socket, result)
+        }
+        Ok(Some((Order::Command(order), fds))) => command::become_command(&order, fds, &socket),
+        // Nobody wants anything any more.
+        Ok(None) | Err(_) => 125,
+    }
+}
+
+fn answer(socket: &UnixStream, result: Result<Product, Error>) -> i32 {
+    let (answer, fds): (Result<Outcome, Error>, _) = match result {
+        Ok((outcome, fds)) => (Ok(outcome), fds),
+        Err(err) => (Err(err), Vec::new()),
+    };
+    let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+    match wire::send(socket, &answer, &fds) {
+        Ok(()) => 0,
+        Err(_) => 125,
+    }
+}
+
+/// Enters the user namespace that owns `netns`, then `netns`. Our uid stays what it was outside:
+/// the capabilities that come with entering are all that is needed, and `/dev/net/tun` may have
+/// been opened to just this user.
+fn enter(netns: &Netns, target: &Target) -> Result<(), Error> {
+    let foreign = |owner| Error::ForeignNamespace {
+        target: target.to_string(),
+        owner,
+        euid: nix::unistd::geteuid().as_raw(),
+    };
+    let user = ioctl::owning_user_namespace(netns.as_fd()).map_err(|_| foreign(None))?;
+    setns(&user, CloneFlags::CLONE_NEWUSER)
+        .map_err(|_| foreign(ioctl::owner_uid(user.as_fd()).ok()))?;
+    setns(netns, CloneFlags::CLONE_NEWNET)
+        .map_err(|errno| Error::EnterNamespace { target: target.to_string(), source: errno.into() })
+}
+
+/// Does `job` in a child that enters the user namespace owning `netns`.
+pub(crate) fn perform(target: &Target, netns: &Netns, job: &Job) -> Result<Product, Error> {
+    let failed =
+        |source| Error::Child { what: format!("enter network namespace {target}"), source };
+    let (near, far) = UnixStream::pair().map_err(failed)?;
+    near.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
+    near.set_write_timeout(Some(PATIENCE)).map_err(failed)?;
+    let mut child = Command::new("/proc/self/exe")
+        .arg0(ARGV0)
+        .arg("0")
+        .stdin(Stdio::from(OwnedFd::from(far)))
+        .stdout(Stdio::null())
+        .spawn()
+        .map_err(failed)?;
+    let order = Order::Job { target: target.clone(), job: job.clone() };
+    let answer = wire::send(&near, &order, &[netns.as_fd()])
+        .and_then(|()| wire::receive::<Result<Outcome, Error>>(&near));
+    if !matches!(answer, Ok(Some(_))) {
+        // It hangs or is gone; in the latter case there is nothing to kill, and nobody to tell.
+        let _ = child.kill();
+    }
+    // Where the program ignores SIGCHLD the kernel has reaped it already.
+    let _ = child.wait();
+    match answer.map_err(failed)? {
+        Some((outcome, fds)) => outcome.map(|outcome| (outcome, fds)),
+        None => Err(failed(io::Error::other(
+            "it ended without an answer; does main() begin with netns::enter_child_if_asked()?",
+        ))),
     }
 }

@@ -180,6 +180,12 @@ impl Error {
         }
     }
 
+    /// The kernel's number for it, where the kernel said it.
+    #[must_use]
+    pub fn errno(&self) -> Option<i32> {
+        self.cause().and_then(io::Error::raw_os_error)
+    }
+
     fn kind(&self) -> io::ErrorKind {
         match self {
             Self::NoSuchProcess { .. }

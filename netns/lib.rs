@@ -13,28 +13,37 @@
 //! ```
 
 mod child;
+mod command;
 mod endpoint;
 mod error;
 mod ioctl;
+mod job;
 pub mod link;
 pub mod named;
 mod namespace;
 mod netlink;
+mod packet;
+mod signals;
 pub mod sockopt;
 pub mod table;
+mod tap;
 mod target;
 mod unshare;
+mod veth;
+mod wire;
 
 pub use child::enter_child_if_asked;
 pub use endpoint::{
-    Endpoint, EndpointConfig, Kind, Opened, add_addresses, attach, detach, set_gateways,
+    Endpoint, EndpointConfig, Kind, Opened, SocketKind, View, add_addresses, add_routes, attach,
+    detach, look, set_gateways, sockets_in,
 };
 pub use error::Error;
 pub use named::NamedNetns;
 pub use namespace::Netns;
+pub use packet::{recv_frame, send_frame};
 pub use table::{Interface, Neighbour, Route, host_addresses, interfaces, neighbours, routes};
 pub use target::Target;
 pub use unshare::{
     ExecConfig, Held, Mounts, NewUser, Running, SpawnConfig, exec_in, exit_code,
-    spawn_in_new_namespaces,
+    spawn_in_new_namespaces, user_namespaces_blocked,
 };

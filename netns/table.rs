@@ -59,6 +59,8 @@ pub struct Route {
 /// A neighbour: what `ip neigh` shows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Neighbour {
+    /// The interface it is on.
+    pub ifname: String,
     /// Its IP address.
     pub address: IpAddr,
     /// Its hardware address, once known.
@@ -94,8 +96,7 @@ pub fn host_addresses() -> Result<Vec<IpAddr>, Error> {
 /// # Errors
 /// Where the kernel does not answer.
 pub fn routes() -> Result<Vec<Route>, Error> {
-    let names: HashMap<u32, String> =
-        links()?.iter().map(interface).map(|found| (found.ifindex, found.name)).collect();
+    let names = names()?;
     let answers = dump("read the routes", RouteNetlinkMessage::GetRoute(RouteMessage::default()))?;
     Ok(answers
         .iter()
@@ -111,17 +112,30 @@ pub fn routes() -> Result<Vec<Route>, Error> {
 /// # Errors
 /// [`Error::NoSuchInterface`]
 pub fn neighbours(ifname: &str) -> Result<Vec<Neighbour>, Error> {
-    let ifindex = link::index_of(ifname)?;
+    link::index_of(ifname)?;
+    let all = all_neighbours()?.into_iter();
+    Ok(all.filter(|neighbour| neighbour.ifname == ifname).collect())
+}
+
+/// Neighbours on every interface.
+///
+/// # Errors
+/// Where the kernel does not answer.
+pub fn all_neighbours() -> Result<Vec<Neighbour>, Error> {
+    let names = names()?;
     let ask = RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default());
     Ok(dump("read the neighbours", ask)?
         .iter()
         .filter_map(|answer| match answer {
-            RouteNetlinkMessage::NewNeighbour(message) if message.header.ifindex == ifindex => {
-                neighbour(message)
-            }
+            RouteNetlinkMessage::NewNeighbour(message) => neighbour(message, &names),
             _ => None,
         })
         .collect())
+}
+
+/// The name of each interface by its number.
+fn names() -> Result<HashMap<u32, String>, Error> {
+    Ok(links()?.iter().map(interface).map(|found| (found.ifindex, found.name)).collect())
 }
 
 fn links() -> Result<Vec<LinkMessage>, Error> {
@@ -224,7 +238,8 @@ const fn ip(address: &RouteAddress) -> Option<IpAddr> {
     }
 }
 
-fn neighbour(message: &NeighbourMessage) -> Option<Neighbour> {
+fn neighbour(message: &NeighbourMessage, names: &HashMap<u32, String>) -> Option<Neighbour> {
+    let ifname = names.get(&message.header.ifindex)?.clone();
     let state = match message.header.state {
         NeighbourState::Incomplete => "INCOMPLETE",
         NeighbourState::Reachable => "REACHABLE",
@@ -245,7 +260,7 @@ fn neighbour(message: &NeighbourMessage) -> Option<Neighbour> {
         NeighbourAttribute::LinkLayerAddress(octets) => octets.as_slice().try_into().ok(),
         _ => None,
     });
-    Some(Neighbour { address, lladdr, state: state.to_owned() })
+    Some(Neighbour { ifname, address, lladdr, state: state.to_owned() })
 }
 
 #[cfg(test)]

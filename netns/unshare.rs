@@ -4,14 +4,28 @@
 //! be attached to while not one instruction of the command has run.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
-use std::process::ExitStatus;
+use std::process::{Child, Command, ExitStatus, Stdio};
 
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, geteuid};
+
+use crate::child::{ARGV0, Order};
+use crate::command::{self, CommandOrder, Go, MapTo, Place};
 use crate::error::Error;
-use crate::namespace::Netns;
+use crate::namespace::{Netns, inode};
+use crate::signals::HandedOn;
+use crate::sockopt::pidfd_open;
 use crate::target::Target;
+use crate::wire;
 
 /// A command and the namespaces to start it in.
 #[derive(Debug, Default)]
@@ -53,12 +67,15 @@ pub enum NewUser {
 /// A command not yet started, in its namespaces. Dropped, it ends without having run.
 #[derive(Debug)]
 pub struct Held {
+    running: Running,
+    socket: UnixStream,
     netns: Netns,
 }
 
 /// A started command. Dropped, it is killed and reaped.
 #[derive(Debug)]
 pub struct Running {
+    child: Child,
     pidfd: OwnedFd,
 }
 
@@ -98,24 +115,144 @@ pub enum Mounts {
 /// # Errors
 /// [`Error::NoUserNamespace`] with the sysctl that helps; [`Error::Step`].
 pub fn spawn_in_new_namespaces(config: SpawnConfig) -> Result<Held, Error> {
-    let _ = config;
-    Err(Error::step("spawn", io::Error::from(io::ErrorKind::Unsupported)))
+    let user = match config.user {
+        NewUser::No => None,
+        NewUser::UnlessRoot if geteuid().is_root() => None,
+        NewUser::UnlessRoot | NewUser::MapRoot => Some(MapTo::Root),
+        NewUser::MapCurrent => Some(MapTo::Ourselves),
+    };
+    if !config.bind_mounts.is_empty() && !config.new_mount {
+        let what = "mount files over others without a mount namespace of the command's own";
+        return Err(Error::step(what, Errno::EINVAL));
+    }
+    let order = CommandOrder {
+        argv: config.argv,
+        cwd: config.cwd.map(Into::into),
+        place: Place::New { user, mount: config.new_mount, net: config.new_net },
+        bind_mounts: paths(config.bind_mounts),
+        sysfs: false,
+        pdeathsig: config.pdeathsig,
+        parent: Pid::this().as_raw(),
+        hold: true,
+    };
+    start(order, &[], config.env, config.stdio)
 }
 
-/// Runs a command in an existing network namespace, with our terminal, and waits for it. Ctrl-C
-/// reaches the command and does not end us; SIGTERM and SIGHUP are handed on to it.
+/// Runs a command in an existing network namespace, with our terminal, and waits for it.
+///
+/// Enters the user namespace owning it too, where that is not ours, and is root there if it has one.
+/// Ctrl-C reaches the command and does not end us; SIGINT, SIGQUIT, SIGTERM and SIGHUP sent to us
+/// alone are handed on to it. If we are killed, so is it.
 ///
 /// # Errors
-/// [`Error::CommandNotFound`], [`Error::CommandNotExecutable`], and what [`Target::open`] says.
+/// [`Error::CommandNotFound`], [`Error::CommandNotExecutable`], [`Error::ForeignNamespace`] and
+/// those of [`Target::open`].
 pub fn exec_in(target: &Target, config: ExecConfig) -> Result<ExitStatus, Error> {
-    let _ = (target, config);
-    Err(Error::step("exec", io::Error::from(io::ErrorKind::Unsupported)))
+    let netns = target.open()?;
+    let mut fds = vec![netns.as_fd()];
+    let joined = match config.mounts {
+        Mounts::Joined => mounts_to_join(target)?,
+        _ => None,
+    };
+    fds.extend(joined.as_ref().map(AsFd::as_fd));
+    let (mount, bind_mounts, sysfs) = match config.mounts {
+        Mounts::Private { bind_mounts, sysfs } => (true, paths(bind_mounts), sysfs),
+        Mounts::Ours | Mounts::Joined => (false, Vec::new(), false),
+    };
+    let order = CommandOrder {
+        argv: config.argv,
+        cwd: config.cwd.map(Into::into),
+        place: Place::Existing { target: target.to_string(), mount },
+        bind_mounts,
+        sysfs,
+        pdeathsig: Some(libc::SIGKILL),
+        parent: Pid::this().as_raw(),
+        // Held for the moment it takes to be ready for its signals.
+        hold: true,
+    };
+    let mut running = start(order, &fds, config.env, Default::default())?.release()?;
+    running.wait().map_err(|source| Error::step("wait for the command", source))
+}
+
+/// The mount namespace of the target, unless it is our own: joining that takes a privilege.
+fn mounts_to_join(target: &Target) -> Result<Option<OwnedFd>, Error> {
+    let Target::Pid(pid) = target else {
+        let what = format!("join the mounts of {target}: only a process (pid:N) has mounts");
+        return Err(Error::step(what, Errno::EINVAL));
+    };
+    let number = |path: &str| {
+        let file = File::open(path)?;
+        inode(file.as_fd()).map(|number| (number, file))
+    };
+    let theirs = number(&format!("/proc/{pid}/ns/mnt"));
+    let (theirs, file) =
+        theirs.map_err(|source| Error::step(format!("join the mounts of {target}"), source))?;
+    let (ours, _) = number("/proc/self/ns/mnt")
+        .map_err(|source| Error::step("open /proc/self/ns/mnt", source))?;
+    Ok((theirs != ours).then(|| file.into()))
+}
+
+fn paths(pairs: Vec<(PathBuf, PathBuf)>) -> Vec<(OsString, OsString)> {
+    pairs.into_iter().map(|(source, target)| (source.into(), target.into())).collect()
+}
+
+/// Starts the child that becomes the command and waits until it is where it should be.
+fn start(
+    order: CommandOrder,
+    fds: &[BorrowedFd<'_>],
+    env: Option<Vec<(OsString, OsString)>>,
+    stdio: [Option<OwnedFd>; 3],
+) -> Result<Held, Error> {
+    let failed = |source| Error::Child { what: "start a command".to_owned(), source };
+    let (socket, far) = UnixStream::pair().map_err(failed)?;
+    let far = OwnedFd::from(far);
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0(ARGV0).arg(std::os::fd::AsRawFd::as_raw_fd(&far).to_string());
+    if let Some(env) = env {
+        command.env_clear().envs(env);
+    }
+    let [stdin, stdout, stderr] = stdio.map(|fd| fd.map_or_else(Stdio::inherit, Stdio::from));
+    command.stdin(stdin).stdout(stdout).stderr(stderr);
+    // SAFETY: between fork and exec the closure makes one fcntl(2), which is async-signal-safe, on
+    // a descriptor it owns, and neither allocates nor locks.
+    unsafe {
+        command.pre_exec(move || {
+            fcntl(&far, FcntlArg::F_SETFD(FdFlag::empty()))?;
+            Ok(())
+        });
+    }
+    let child = command.spawn().map_err(failed)?;
+    // With the command goes our copy of the child's end, so that its death reads as an end here.
+    drop(command);
+    let mut running = Running::adopt(child).map_err(failed)?;
+    wire::send(&socket, &Order::Command(order), fds).map_err(failed)?;
+    match wire::receive::<Result<(), Error>>(&socket).map_err(failed)? {
+        Some((Ok(()), mut fds)) => {
+            let netns = fds.pop().ok_or_else(|| io::ErrorKind::InvalidData.into());
+            let netns = netns.and_then(Netns::from_fd).map_err(failed)?;
+            Ok(Held { running, socket, netns })
+        }
+        Some((Err(err), _)) => Err(err),
+        None => Err(failed(match running.wait() {
+            Ok(status) => io::Error::other(format!(
+                "it ended ({status}) without an answer; does main() begin with \
+                 netns::enter_child_if_asked()?"
+            )),
+            Err(err) => err,
+        })),
+    }
+}
+
+/// The setting of this host that keeps us from making user namespaces, with the command that
+/// changes it; `None` where none is known to.
+#[must_use]
+pub fn user_namespaces_blocked() -> Option<String> {
+    command::obstacle()
 }
 
 /// What a shell would show for this status: the exit code, or 128 and the signal's number.
 #[must_use]
 pub fn exit_code(status: ExitStatus) -> u8 {
-    use std::os::unix::process::ExitStatusExt;
     let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
     code.and_then(|code| u8::try_from(code).ok()).unwrap_or(255)
 }
@@ -124,7 +261,7 @@ impl Held {
     /// Its process id, which the command keeps.
     #[must_use]
     pub fn pid(&self) -> u32 {
-        0
+        self.running.pid()
     }
 
     /// Its network namespace.
@@ -133,27 +270,45 @@ impl Held {
         &self.netns
     }
 
-    /// Lets it run.
+    /// Lets it run; returns once it does.
     ///
     /// # Errors
-    /// [`Error::CommandNotFound`], [`Error::CommandNotExecutable`]: the command line's status is
+    /// [`Error::CommandNotFound`], [`Error::CommandNotExecutable`]: the status to end with is
     /// [`Error::exit_code`].
     pub fn release(self) -> Result<Running, Error> {
-        Err(Error::step("release", io::Error::from(io::ErrorKind::Unsupported)))
+        let failed = |source| Error::Child { what: "let the command go".to_owned(), source };
+        wire::send(&self.socket, &Go, &[]).map_err(failed)?;
+        match wire::receive::<Result<(), Error>>(&self.socket).map_err(failed)? {
+            Some((Err(err), _)) => Err(err),
+            // exec has closed the other end; a death has too, and wait() will tell of it.
+            Some((Ok(()), _)) | None => Ok(self.running),
+        }
     }
 }
 
 impl Running {
+    fn adopt(child: Child) -> io::Result<Self> {
+        let mut child = child;
+        match pidfd_open(child.id()) {
+            Ok(pidfd) => Ok(Self { child, pidfd }),
+            Err(err) => {
+                // It waits for an order and would end by itself; this way it is reaped.
+                let _ = child.kill();
+                let _ = child.wait();
+                Err(err)
+            }
+        }
+    }
+
     /// Its process id.
     #[must_use]
     pub fn pid(&self) -> u32 {
-        0
+        self.child.id()
     }
 
     /// Readable once the command has ended: for poll(2).
     #[must_use]
     pub fn pidfd(&self) -> BorrowedFd<'_> {
-        use std::os::fd::AsFd;
         self.pidfd.as_fd()
     }
 
@@ -162,23 +317,49 @@ impl Running {
     /// # Errors
     /// `EINVAL` for a signal that does not exist.
     pub fn signal(&mut self, signal: i32) -> io::Result<()> {
-        let _ = signal;
+        let signal = Signal::try_from(signal)?;
+        if self.try_wait()?.is_none() {
+            // Not reaped, so the number is still its own.
+            match kill(self.raw_pid(), signal) {
+                Ok(()) | Err(Errno::ESRCH) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
         Ok(())
     }
 
     /// Whether it has ended, without waiting.
     ///
     /// # Errors
-    /// Where somebody else has reaped it.
+    /// `ECHILD` where somebody else has reaped it.
     pub fn try_wait(&mut self) -> io::Result<Option<ExitStatus>> {
-        Ok(None)
+        self.child.try_wait()
     }
 
-    /// Waits for its end. Ctrl-C meanwhile is the command's, not ours.
+    /// Waits for its end. Meanwhile Ctrl-C is the command's, not ours, and SIGINT, SIGQUIT, SIGTERM
+    /// and SIGHUP sent to us alone are handed on to it.
     ///
     /// # Errors
-    /// Where somebody else has reaped it.
+    /// `ECHILD` where somebody else has reaped it.
     pub fn wait(&mut self) -> io::Result<ExitStatus> {
-        Err(io::ErrorKind::Unsupported.into())
+        let handed_on = HandedOn::to(self.raw_pid().as_raw());
+        let mut ended = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
+        while poll(&mut ended, PollTimeout::NONE) == Err(Errno::EINTR) {}
+        // Before it is reaped: afterwards its number may be another's, to whom nothing is handed.
+        drop(handed_on);
+        self.child.wait()
+    }
+
+    fn raw_pid(&self) -> Pid {
+        Pid::from_raw(self.child.id().cast_signed())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Ok(None) = self.child.try_wait() {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
     }
 }
