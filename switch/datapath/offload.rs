@@ -41,11 +41,13 @@ const GSO_BY_FRAGS: u16 = 0xffff;
 const VLAN_TAG_LEN: usize = 4;
 const UDP_HEADER_LEN: usize = 8;
 
-/// Extension headers looked through before giving up; RFC 8200 §4.1 knows seven in a sensible order.
+/// Extension headers looked through before giving up; RFC 8200 §4.1 knows seven in a sensible
+/// order.
 const MAX_EXTENSION_HEADERS: usize = 8;
 
 /// How a frame is to be cut before it reaches a wire. `size` is the payload, in octets, of every
-/// segment but the last, which may be shorter; a frame with no more payload than that is one segment.
+/// segment but the last, which may be shorter; a frame with no more payload than that is one
+/// segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gso {
     /// Not at all.
@@ -115,8 +117,8 @@ impl Offload {
     ///
     /// # Errors
     ///
-    /// [`DropReason::BadOffload`] for flags and types not asked for with TUNSETOFFLOAD, the obsolete
-    /// UDP fragmentation (type 3) among them.
+    /// [`DropReason::BadOffload`] for flags and types not asked for with TUNSETOFFLOAD, the
+    /// obsolete UDP fragmentation (type 3) among them.
     pub fn parse(header: &[u8; OFFLOAD_HEADER_LEN]) -> Result<Self, DropReason> {
         let [flags, kind, rest @ ..] = *header;
         let word = |at: usize| u16::from_ne_bytes([rest[at], rest[at + 1]]);
@@ -162,13 +164,13 @@ impl Offload {
 
     /// Finishes a TCP segment of our own: writes its pseudo-header sum and says how to cut it.
     ///
-    /// `size` is the MSS less the options every segment carries. The IP header must be complete; its
-    /// length covers all of the payload.
+    /// `size` is the MSS less the options every segment carries. The IP header must be complete;
+    /// its length covers all of the payload.
     ///
     /// # Errors
     ///
-    /// [`DropReason::Malformed`] if `frame` is not TCP over IP; [`DropReason::BadOffload`] if it is a
-    /// fragment, or cannot be cut so.
+    /// [`DropReason::Malformed`] if `frame` is not TCP over IP; [`DropReason::BadOffload`] if it is
+    /// a fragment, or cannot be cut so.
     pub fn for_tcp(frame: &mut [u8], size: u16) -> Result<Self, DropReason> {
         let layout = Layout::of(frame)?.ok_or(DropReason::Malformed)?;
         if layout.protocol != IpProtocol::Tcp {
@@ -185,13 +187,13 @@ impl Offload {
         Self::finish(frame, &layout, TCP_FIELD, header_len, gso)
     }
 
-    /// Finishes UDP datagrams of our own, which share one header: writes the pseudo-header sum and says
-    /// how to cut them. `size` is the payload octets of each but the last.
+    /// Finishes UDP datagrams of our own, which share one header: writes the pseudo-header sum and
+    /// says how to cut them. `size` is the payload octets of each but the last.
     ///
     /// # Errors
     ///
-    /// [`DropReason::Malformed`] if `frame` is not UDP over IP; [`DropReason::BadOffload`] if it is a
-    /// fragment, or cannot be cut so (more than [`MAX_DATAGRAMS`]).
+    /// [`DropReason::Malformed`] if `frame` is not UDP over IP; [`DropReason::BadOffload`] if it is
+    /// a fragment, or cannot be cut so (more than [`MAX_DATAGRAMS`]).
     pub fn for_udp(frame: &mut [u8], size: u16) -> Result<Self, DropReason> {
         let layout = Layout::of(frame)?.ok_or(DropReason::Malformed)?;
         if layout.protocol != IpProtocol::Udp || layout.len() < UDP_HEADER_LEN {
@@ -246,8 +248,8 @@ impl Offload {
         }
     }
 
-    /// Whether the packet is of the kind, size and checksum that [`Offload::gso`] calls for. A partial
-    /// checksum, if any, has been found to lie in the transport header.
+    /// Whether the packet is of the kind, size and checksum that [`Offload::gso`] calls for. A
+    /// partial checksum, if any, has been found to lie in the transport header.
     fn can_cut(&self, frame: &[u8], layout: &Layout) -> bool {
         let Some(size) = self.gso.size() else { return false };
         if size == 0 || size == GSO_BY_FRAGS || layout.fragment {
@@ -263,8 +265,8 @@ impl Offload {
         match (self.gso, layout.version, layout.protocol) {
             (Gso::Tcp4 { .. }, IpVersion::Ipv4, IpProtocol::Tcp)
             | (Gso::Tcp6 { .. }, IpVersion::Ipv6, IpProtocol::Tcp) => {
-                // Without a partial sum the pseudo-header has to be made here, which takes the final
-                // destination. SYN and RST are never cut: each would take a sequence number.
+                // Without a partial sum the pseudo-header has to be made here, which takes the
+                // final destination. SYN and RST are never cut: each would take a sequence number.
                 (self.checksum.is_some() || !layout.source_routed)
                     && TcpPacket::new_checked(octets).is_ok_and(|tcp| !tcp.syn() && !tcp.rst())
             }
@@ -294,8 +296,8 @@ impl Offload {
     ///
     /// # Errors
     ///
-    /// [`DropReason::BadOffload`] if the header does not fit the frame, or if the frame has to be cut
-    /// first ([`crate::segment::segment`]).
+    /// [`DropReason::BadOffload`] if the header does not fit the frame, or if the frame has to be
+    /// cut first ([`crate::segment::segment`]).
     pub fn complete(&self, frame: &mut [u8]) -> Result<(), DropReason> {
         self.check(frame)?;
         match (self.gso, self.checksum) {
@@ -305,9 +307,9 @@ impl Offload {
         }
     }
 
-    /// Verifies the transport checksum, unless it is still to be made or was verified already. Passes
-    /// what cannot be verified here: other EtherTypes and protocols, fragments, a packet with a routing
-    /// header under way (its final destination counts).
+    /// Verifies the transport checksum, unless it is still to be made or was verified already.
+    /// Passes what cannot be verified here: other EtherTypes and protocols, fragments, a packet
+    /// with a routing header under way (its final destination counts).
     ///
     /// # Errors
     ///

@@ -1,10 +1,11 @@
 //! Segmentation in software, for an egress that takes plain frames only.
 //!
-//! Read `tcp_gso_segment` in `net/ipv4/tcp_offload.c`, `__udp_gso_segment` in `udp_offload.c` beside
-//! it and `inet_gso_segment` in `af_inet.c`: what comes out here is what the kernel would have put on
-//! the wire. The headers are copied once; per segment the payload follows them in the scratch and the
-//! few fields that differ are written anew. A partial checksum's field is trusted for the pseudo-header
-//! as the kernel does, so a wrong one stays wrong instead of being made to look right.
+//! Read `tcp_gso_segment` in `net/ipv4/tcp_offload.c`, `__udp_gso_segment` in `udp_offload.c`
+//! beside it and `inet_gso_segment` in `af_inet.c`: what comes out here is what the kernel would
+//! have put on the wire. The headers are copied once; per segment the payload follows them in the
+//! scratch and the few fields that differ are written anew. A partial checksum's field is trusted
+//! for the pseudo-header as the kernel does, so a wrong one stays wrong instead of being made to
+//! look right.
 
 use smoltcp::wire::{IpProtocol, IpVersion, Ipv4Packet, Ipv6Packet, TcpPacket, UdpPacket};
 
@@ -12,11 +13,11 @@ use crate::checksum::{PseudoSum, Sum};
 use crate::drop::DropReason;
 use crate::offload::{Gso, Layout, Offload};
 
-/// Does what `offload` left undone on `frame` and hands each plain frame to `emit`, in order. Returns
-/// how many there were: at least one.
+/// Does what `offload` left undone on `frame` and hands each plain frame to `emit`, in order.
+/// Returns how many there were: at least one.
 ///
-/// A frame with nothing left undone is handed on as it is. `scratch` is overwritten; it grows to the
-/// longest frame it has met and allocates no more.
+/// A frame with nothing left undone is handed on as it is. `scratch` is overwritten; it grows to
+/// the longest frame it has met and allocates no more.
 ///
 /// # Errors
 ///
@@ -114,8 +115,8 @@ impl<'a> Cutter<'a> {
         }
     }
 
-    /// Sequence number; FIN and PSH on the last segment only, CWR on the first only, URG only as far as
-    /// there is urgent data ahead.
+    /// Sequence number; FIN and PSH on the last segment only, CWR on the first only, URG only as
+    /// far as there is urgent data ahead.
     fn write_tcp_header(&self, segment: &mut [u8], at: usize, last: bool) {
         let whole = TcpPacket::new_unchecked(&self.frame[self.layout.transport..]);
         let mut tcp = TcpPacket::new_unchecked(&mut segment[self.layout.transport..]);
