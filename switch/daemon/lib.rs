@@ -1,1 +1,36 @@
-//! Being laid out.
+//! The control plane: networks, endpoints, published ports, and the socket they are asked for by.
+//!
+//! Read in this order: [`api`] (what is said), [`spec`], [`names`], [`mac`], [`subnet`], [`ipam`] and
+//! [`config`] (what is understood, all pure), `network` and `endpoint` (what there is), `state`,
+//! `attach`, `publish`, `host` and `tables` (what is done), [`socket`], [`server`] and `lifetime` (how
+//! it is asked and ended), [`client`] (the asking side).
+
+#![forbid(unsafe_code)]
+
+pub mod api;
+mod attach;
+pub mod client;
+pub mod config;
+mod endpoint;
+pub mod error;
+mod host;
+pub mod ipam;
+mod lifetime;
+mod log;
+pub mod mac;
+pub mod names;
+mod network;
+pub mod owner;
+mod publish;
+pub mod server;
+pub mod socket;
+pub mod spec;
+mod state;
+pub mod subnet;
+mod tables;
+
+pub use attach::{Attached, Watch};
+pub use config::Config;
+pub use error::Error;
+pub use spec::PublishSpec;
+pub use state::Daemon;
