@@ -189,16 +189,21 @@ impl Entry {
         self.owner.store(owner.0, Relaxed);
     }
 
-    /// Counts `packets` packets of `octets` octets of IP in all, and keeps the flow alive: a packet in
-    /// the original direction refreshes it, an answer marks it answered (and refreshes it too).
+    /// Counts `packets` packets of `octets` octets of IP in all, and keeps the flow alive.
     pub fn note(&self, travelling: Direction, packets: u64, octets: u64, now: Instant) {
+        self.count(travelling, packets, octets);
+        self.last_seen.store(now.total_micros(), Relaxed);
+    }
+
+    /// Counts without keeping the flow alive: what comes unasked from outside must not
+    /// (RFC 4787 REQ-6). An answer marks the flow answered.
+    pub fn count(&self, travelling: Direction, packets: u64, octets: u64) {
         let index = travelling as usize;
         self.packets[index].fetch_add(packets, Relaxed);
         self.octets[index].fetch_add(octets, Relaxed);
         if travelling == Direction::Reply {
             self.replied.store(1, Relaxed);
         }
-        self.last_seen.store(now.total_micros(), Relaxed);
     }
 
     /// Moves the TCP state by one segment and returns the new state.

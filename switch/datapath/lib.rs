@@ -3,7 +3,7 @@
 //! Pure: frames and a time come in, decisions and frames go out; no descriptor, no thread, no clock.
 //! Read the files in the order of a frame's way: [`port`], [`offload`], [`frame`], [`bridge`] (with
 //! [`fdb`]), [`gateway`](bridge::Datapath) (with [`resolve`], [`neighbour`], [`packet`], [`route`],
-//! [`icmp`], [`reset`]), and out again by [`emit`], [`outbox`], [`segment`]. What became of it is in
+//! [`icmp`], [`reset`]), and out again by [`emit`], [`fragment`], [`outbox`], [`segment`]. What became of it is in
 //! [`drop`], [`stats`] and [`why`].
 
 #![forbid(unsafe_code)]
@@ -13,6 +13,7 @@ pub mod checksum;
 pub mod drop;
 pub mod emit;
 pub mod fdb;
+pub mod fragment;
 pub mod frame;
 mod gateway;
 pub mod icmp;

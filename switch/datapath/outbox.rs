@@ -98,6 +98,16 @@ impl Outbox {
         &mut self.arena[built.start as usize..][..built.len()]
     }
 
+    /// The octets of a built frame, and those of a later one to be written.
+    ///
+    /// # Panics
+    ///
+    /// If `later` was not built after `earlier`.
+    pub fn two_mut(&mut self, earlier: Built, later: Built) -> (&[u8], &mut [u8]) {
+        let (front, back) = self.arena.split_at_mut(later.start as usize);
+        (&front[earlier.start as usize..][..earlier.len()], &mut back[..later.len()])
+    }
+
     /// The same with its offload header in front, for a device that takes one.
     pub fn with_header(&mut self, built: Built, offload: Offload) -> &[u8] {
         let start = built.start as usize - OFFLOAD_HEADER_LEN;

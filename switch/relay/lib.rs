@@ -1,1 +1,26 @@
-//! Being laid out.
+//! Flows that end in host sockets.
+//!
+//! The socket uplink turns a container's packets into the host's own TCP, UDP and ping sockets; a
+//! published port turns a client of the host into a flow to the container. A worker has one [`Relay`]
+//! for all networks; it is called with a packet or a ready socket, and leaves frames in the outbox.
+//!
+//! Read [`key`] for how flows are named, [`tcp`] for TCP, [`datagram`] for UDP and echo, [`publish`] for
+//! published ports, [`limits`] for the bounds.
+
+#![forbid(unsafe_code)]
+
+mod datagram;
+mod errors;
+mod key;
+mod limits;
+mod publish;
+mod quote;
+mod relay;
+pub mod socket;
+mod tcp;
+mod timers;
+
+pub use key::{Key, Kind};
+pub use limits::Limits;
+pub use publish::{Publication, Published};
+pub use relay::{Context, Readiness, Relay, Shared};

@@ -1,0 +1,291 @@
+//! One worker's relay: where packets and ready sockets are handed to TCP, datagrams and listeners.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use dashmap::DashMap;
+use datapath::{Datapath, DropReason, MacAddr, Offload, Outbox, Packet, PortId, Received};
+use mio::Registry;
+use nat::{Protocol, TransportAddr, Zone};
+use smoltcp::time::{Duration, Instant};
+
+use crate::datagram::{Datagrams, Mapping};
+use crate::key::{Key, Kind};
+use crate::limits::Limits;
+use crate::publish::{Published, Publisher, UdpPublished};
+use crate::tcp::Tcp;
+
+/// How often silent datagram flows are looked for.
+const SWEEP: Duration = Duration::from_secs(2);
+
+/// What the relays of all workers share.
+#[derive(Debug)]
+pub struct Shared {
+    /// The bounds on flows.
+    pub limits: Arc<Limits>,
+    /// The one host socket of an inside address and port (or echo identifier), whichever worker made
+    /// it: this is what makes the mapping endpoint-independent (RFC 4787 REQ-1).
+    pub(crate) mappings: DashMap<(Zone, Protocol, TransportAddr), Arc<Mapping>>,
+    /// Published UDP sockets, on which any worker may answer.
+    pub(crate) udp_published: DashMap<Key, Arc<UdpPublished>>,
+}
+
+impl Shared {
+    /// Nothing yet, within `limits`.
+    #[must_use]
+    pub fn new(limits: Arc<Limits>) -> Self {
+        Self { limits, mappings: DashMap::new(), udp_published: DashMap::new() }
+    }
+}
+
+/// What a packet or an event is handled with.
+#[derive(Debug)]
+pub struct Context<'a> {
+    /// The network it belongs to.
+    pub dp: &'a mut Datapath,
+    /// Where frames for its ports go.
+    pub out: &'a mut Outbox,
+    /// The time.
+    pub now: Instant,
+}
+
+impl Context<'_> {
+    pub(crate) fn own_mac(&self) -> Option<MacAddr> {
+        self.dp.config().gateway.as_ref().map(|gateway| gateway.mac)
+    }
+
+    pub(crate) fn zone(&self) -> Zone {
+        self.dp.network().zone
+    }
+
+    /// Resets a TCP segment nobody waits for.
+    pub(crate) fn reset(&mut self, received: &Received<'_>, packet: &Packet) {
+        let Some(own_mac) = self.own_mac() else { return };
+        if let Some(built) = datapath::reset::reset(self.out, own_mac, packet, received.frame) {
+            self.dp.send_to(built, packet.src, Offload::NONE, self.now, self.out);
+        }
+    }
+
+    /// A client's address as its packets inside carry it: its own, if it is one the container can
+    /// answer by its default route. A client on the container's own network shows the address it used
+    /// (RFC 4787 REQ-9a: hairpin with the external source); one that is the host by loopback, or of the
+    /// other family, shows the gateway's.
+    pub(crate) fn as_seen_inside(
+        &self,
+        client: TransportAddr,
+        used: IpAddr,
+        inside: IpAddr,
+    ) -> Option<TransportAddr> {
+        let gateway = self.dp.config().gateway.as_ref()?;
+        let routable = |addr: IpAddr| {
+            addr.is_ipv4() == inside.is_ipv4()
+                && !datapath::packet::is_martian_destination(addr)
+                && !gateway.on_link(addr)
+        };
+        let addr = [client.addr, used]
+            .into_iter()
+            .find(|addr| routable(*addr))
+            .filter(|addr| *addr == client.addr || gateway.on_link(client.addr))
+            .or_else(|| gateway.source_for(inside))?;
+        Some(TransportAddr::new(addr, client.port))
+    }
+}
+
+/// What poll said of a socket.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Readiness {
+    /// There is something to read.
+    pub readable: bool,
+    /// There is room to write.
+    pub writable: bool,
+    /// The far side has finished, or there is an error.
+    pub hung_up: bool,
+}
+
+/// One worker's flows.
+#[derive(Debug)]
+pub struct Relay {
+    worker: u8,
+    tcp: Tcp,
+    datagrams: Datagrams,
+    publisher: Publisher,
+    next_sweep: Option<Instant>,
+}
+
+impl Relay {
+    /// The relay of worker number `worker`, whose poll `registry` belongs to.
+    ///
+    /// # Errors
+    ///
+    /// The registry cannot be cloned.
+    pub fn new(worker: u8, shared: &Arc<Shared>, registry: &Registry) -> std::io::Result<Self> {
+        Ok(Self {
+            worker,
+            tcp: Tcp::new(worker, Arc::clone(&shared.limits), registry.try_clone()?),
+            datagrams: Datagrams::new(worker, Arc::clone(shared), registry.try_clone()?),
+            publisher: Publisher::new(worker, Arc::clone(shared), registry.try_clone()?),
+            next_sweep: None,
+        })
+    }
+
+    /// Takes a packet of no flow to the world.
+    ///
+    /// # Errors
+    ///
+    /// Why it went no further; its sender was told where a rule says so.
+    pub fn uplink(
+        &mut self,
+        received: &Received<'_>,
+        packet: &Packet,
+        ctx: &mut Context<'_>,
+    ) -> Result<(), DropReason> {
+        let tuple = packet.tuple().ok_or(DropReason::UnsupportedProtocol)?;
+        match packet.protocol {
+            Protocol::Tcp => self.tcp.open(received, packet, tuple, ctx),
+            _ => {
+                self.next_sweep.get_or_insert(ctx.now + SWEEP);
+                self.datagrams.outbound(received, packet, tuple, ctx)
+            }
+        }
+    }
+
+    /// Takes a packet of the flow `key` names. A TCP flow must be this worker's
+    /// ([`Key::worker`]); the others any worker may carry.
+    ///
+    /// # Errors
+    ///
+    /// As [`uplink`](Self::uplink).
+    pub fn flow(
+        &mut self,
+        key: Key,
+        received: &Received<'_>,
+        packet: &Packet,
+        ctx: &mut Context<'_>,
+    ) -> Result<(), DropReason> {
+        let tuple = packet.tuple().ok_or(DropReason::NoFlow)?;
+        match key.kind() {
+            Some(Kind::Tcp) => self.tcp.segment(key, received, packet, ctx),
+            Some(Kind::Udp | Kind::Echo) => self.datagrams.outbound(received, packet, tuple, ctx),
+            Some(Kind::UdpListener) => self.publisher.answer(key, received, packet, tuple, ctx),
+            Some(Kind::TcpListener) | None => Err(DropReason::NoFlow),
+        }
+    }
+
+    /// Whether a packet of that flow must be handed to another worker.
+    #[must_use]
+    pub fn is_elsewhere(&self, key: Key) -> bool {
+        key.kind() == Some(Kind::Tcp) && key.worker() != self.worker
+    }
+
+    /// The network of whatever `key` names, which an event on it must be handled with.
+    #[must_use]
+    pub fn zone_of(&self, key: Key) -> Option<Zone> {
+        match key.kind()? {
+            Kind::Tcp => self.tcp.zone_of(key),
+            Kind::Udp | Kind::Echo => self.datagrams.zone_of(key),
+            Kind::TcpListener | Kind::UdpListener => self.publisher.zone_of(key),
+        }
+    }
+
+    /// A socket is ready.
+    pub fn ready(&mut self, key: Key, readiness: Readiness, ctx: &mut Context<'_>) {
+        match key.kind() {
+            Some(Kind::Tcp) => self.tcp.ready(key, readiness, ctx),
+            Some(Kind::Udp | Kind::Echo) => self.datagrams.ready(key, readiness, ctx),
+            Some(Kind::TcpListener) => self.publisher.accept(key, &mut self.tcp, ctx),
+            Some(Kind::UdpListener) => {
+                self.next_sweep.get_or_insert(ctx.now + SWEEP);
+                self.publisher.inbound(key, ctx);
+            }
+            None => {}
+        }
+    }
+
+    /// A burst is through: what it brought is acknowledged.
+    pub fn end_burst(&mut self, ctx: &mut Context<'_>) {
+        self.tcp.end_burst(ctx);
+    }
+
+    /// Flows and sockets with more to do than their share of a turn.
+    #[must_use]
+    pub fn queued(&self) -> usize {
+        self.tcp.queued() + self.datagrams.queued() + self.publisher.queued()
+    }
+
+    /// The next of those, with its network.
+    pub fn next_queued(&mut self) -> Option<(Zone, Key)> {
+        self.tcp
+            .next_queued()
+            .or_else(|| self.datagrams.next_queued())
+            .or_else(|| self.publisher.next_queued())
+    }
+
+    /// Gives one of those its share.
+    pub fn serve_queued(&mut self, key: Key, ctx: &mut Context<'_>) {
+        match key.kind() {
+            Some(Kind::Tcp) => self.tcp.serve_queued(key, ctx),
+            _ => self.ready(key, Readiness { readable: true, ..Readiness::default() }, ctx),
+        }
+    }
+
+    /// When something is due.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        [self.tcp.poll_timeout(), self.next_sweep].into_iter().flatten().min()
+    }
+
+    /// A flow that is due, with its network; call until there is none.
+    pub fn next_due(&mut self, now: Instant) -> Option<(Zone, Key)> {
+        self.tcp.next_due(now)
+    }
+
+    /// What was awaited of that flow did not happen.
+    pub fn timeout(&mut self, key: Key, ctx: &mut Context<'_>) {
+        self.tcp.timeout(key, ctx);
+    }
+
+    /// Forgets silent datagram flows, if it is time. Does nothing early.
+    pub fn sweep(&mut self, conntrack: &nat::Conntrack, now: Instant) {
+        if self.next_sweep.is_some_and(|next| next <= now) {
+            let left = self.datagrams.sweep(conntrack, now) + self.publisher.sweep(conntrack, now);
+            self.next_sweep = (left > 0).then(|| now + SWEEP);
+        }
+    }
+
+    /// Starts serving a published port on this worker.
+    ///
+    /// # Errors
+    ///
+    /// The socket cannot be polled.
+    pub fn publish(&mut self, published: Published) -> std::io::Result<Key> {
+        self.publisher.publish(published)
+    }
+
+    /// Stops serving a published port; flows that came by it stay until they end, except UDP ones,
+    /// which have no other way back.
+    pub fn unpublish(&mut self, key: Key, conntrack: &nat::Conntrack) {
+        self.publisher.unpublish(key, conntrack);
+    }
+
+    /// Ends every flow of a port (of a whole network, if `None`).
+    pub fn end(&mut self, port: Option<PortId>, ctx: &Context<'_>) {
+        for key in self.tcp.of_port(ctx.zone(), port) {
+            self.tcp.abandon(key, ctx);
+        }
+        let conntrack = &ctx.dp.network().conntrack;
+        self.datagrams.end(ctx.zone(), port, conntrack);
+        self.publisher.end(ctx.zone(), port, conntrack);
+    }
+
+    /// Flows and mappings of this worker.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.tcp.len() + self.datagrams.len()
+    }
+
+    /// Whether it has none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}

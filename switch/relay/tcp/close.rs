@@ -1,0 +1,47 @@
+//! How TCP flows end.
+
+use nat::TcpState;
+
+use super::flow::Flow;
+use super::{RST_ACK, Tcp};
+use crate::Context;
+use crate::key::Key;
+use crate::socket;
+
+impl Tcp {
+    /// Takes a flow out of every table; dropping it closes its socket and returns its lease.
+    pub(crate) fn take(&mut self, key: Key, ctx: &Context<'_>) -> Option<Flow> {
+        let flow = self.flows.remove(key)?;
+        ctx.dp.network().conntrack.remove(&flow.entry);
+        self.limits.release(flow.zone, flow.port, flow.rcv.pending.len());
+        Some(flow)
+    }
+
+    /// The container has reset, or never answered: so the far side sees a reset.
+    pub(crate) fn abandon(&mut self, key: Key, ctx: &Context<'_>) {
+        if let Some(flow) = self.take(key, ctx) {
+            socket::abort_on_close(&flow.stream);
+        }
+    }
+
+    /// The far side has reset, or the host gave up: so the container sees a reset, right behind the
+    /// last octet it was sent.
+    pub(crate) fn reset_by_host(&mut self, key: Key, ctx: &mut Context<'_>) {
+        if let Some(mut flow) = self.take(key, ctx) {
+            flow.entry.set_state(TcpState::Close);
+            socket::abort_on_close(&flow.stream);
+            let reset = flow.control(RST_ACK, flow.snd.max);
+            Self::send(&flow, &reset, ctx);
+        }
+    }
+
+    /// All is said and acknowledged in both directions. Nothing is kept to answer a FIN sent again: its
+    /// sender has closed already, and a reset then only confirms it.
+    pub(crate) fn finish(&mut self, key: Key, ctx: &Context<'_>) {
+        // Octets left unread would make the close a reset (RFC 2525 §2.17).
+        self.discard_acknowledged(key);
+        if let Some(flow) = self.take(key, ctx) {
+            flow.entry.set_state(TcpState::TimeWait);
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! How TCP flows begin.
+//!
+//! From the container: its SYN is answered only once the far side has answered ours, so it sees what a
+//! direct connection would see. By a published port: the container gets a SYN from the client's own
+//! address.
+
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+
+use datapath::{DropReason, IcmpError, Packet, PortId, Received};
+use mio::unix::SourceFd;
+use mio::{Interest, Token};
+use nat::{Direction, Entry, InsertError, Protocol, TcpState, TransportAddr, Tuple, Zone};
+use nix::errno::Errno;
+use smoltcp::time::Instant;
+
+use super::flow::{Birth, Flow, Stage};
+use super::segment::{self, SynOptions, WINDOW_SCALE};
+use super::seq::Seq;
+use super::{RST_ACK, SYN, SYN_ACK, Tcp, own_mss};
+use crate::Context;
+use crate::errors;
+use crate::key::Key;
+use crate::quote;
+use crate::socket;
+
+/// Client ports tried when the container already has a flow from the client's own one.
+const PORT_ATTEMPTS: u16 = 64;
+
+/// A client that came by a published port.
+#[derive(Debug)]
+pub(crate) struct Client {
+    pub(crate) zone: Zone,
+    pub(crate) port: PortId,
+    /// The container's address and port.
+    pub(crate) inside: TransportAddr,
+    pub(crate) stream: TcpStream,
+    pub(crate) peer: SocketAddr,
+    /// The host's address the client used.
+    pub(crate) local: SocketAddr,
+}
+
+impl Tcp {
+    /// A segment of no flow, from the container: a SYN opens one, anything else is reset.
+    pub(crate) fn open(
+        &mut self,
+        received: &Received<'_>,
+        packet: &Packet,
+        tuple: Tuple,
+        ctx: &mut Context<'_>,
+    ) -> Result<(), DropReason> {
+        let (syn, _) = segment::read(packet, received.frame)?;
+        if syn.flags.rst {
+            return Err(DropReason::NoFlow);
+        }
+        if !syn.flags.syn || syn.flags.ack || syn.flags.fin {
+            ctx.reset(received, packet);
+            return Err(DropReason::NoFlow);
+        }
+        let zone = ctx.zone();
+        let Some(lease) = self.limits.lease(zone, received.port) else {
+            ctx.dp.tell(received, packet, IcmpError::AdminProhibited, ctx.now, ctx.out);
+            return Err(DropReason::FlowLimit);
+        };
+        let stream = match socket::connect(tuple.dst.into()) {
+            Ok(stream) => stream,
+            Err(error) => {
+                let what = errors::icmp_for(Errno::try_from(error).unwrap_or(Errno::EIO));
+                match what {
+                    Some(what) => ctx.dp.tell(received, packet, what, ctx.now, ctx.out),
+                    None => ctx.reset(received, packet),
+                }
+                return Err(DropReason::NoSocket);
+            }
+        };
+        let key = self.flows.next_key();
+        let local = stream.local_addr().map_or(tuple.src, TransportAddr::from);
+        let reply = Tuple::new(Protocol::Tcp, tuple.dst, local);
+        let entry = Entry::new(zone, tuple, reply, key.into(), ctx.now);
+        let entry = ctx.dp.network().conntrack.insert(entry).map_err(|_| DropReason::FlowLimit)?;
+        let mut flow = Flow::new(Birth {
+            zone,
+            port: received.port,
+            entry,
+            from_inside: Direction::Original,
+            stream,
+            lease,
+            inside: tuple.src,
+            outside: tuple.dst,
+            stage: Stage::Connecting,
+            iss: self.initial_seq(tuple.src, tuple.dst, ctx.now),
+            now: ctx.now,
+        });
+        let options = segment::syn_options(packet, received.frame);
+        flow.synchronise(&syn, options, own_mss(ctx, tuple.src.addr.is_ipv6()));
+        flow.note(Direction::Original, packet.ip_len(), syn.flags, ctx.now);
+        self.enter(flow, ctx).map(drop)
+    }
+
+    /// A client of a published port: opens the inner connection from the client's own address.
+    pub(crate) fn accept(
+        &mut self,
+        client: Client,
+        ctx: &mut Context<'_>,
+    ) -> Result<(), DropReason> {
+        let Client { zone, port, inside, stream, peer, local } = client;
+        let Some(lease) = self.limits.lease(zone, port) else {
+            socket::abort_on_close(&stream);
+            return Err(DropReason::FlowLimit);
+        };
+        let key = self.flows.next_key();
+        let original = Tuple::new(Protocol::Tcp, peer.into(), local.into());
+        let entry = self.claim_outside(original, inside, key, ctx).inspect_err(|_| {
+            socket::abort_on_close(&stream);
+        })?;
+        let outside = entry.reply.dst;
+        let mut flow = Flow::new(Birth {
+            zone,
+            port,
+            entry,
+            from_inside: Direction::Reply,
+            stream,
+            lease,
+            inside,
+            outside,
+            stage: Stage::Opening,
+            iss: self.initial_seq(inside, outside, ctx.now),
+            now: ctx.now,
+        });
+        flow.snd.mss = own_mss(ctx, inside.addr.is_ipv6());
+        // The client may have spoken already; nothing more will announce that.
+        flow.readable = true;
+        let key = self.enter(flow, ctx)?;
+        self.send_syn(key, ctx);
+        Ok(())
+    }
+
+    /// Enters the flow of a client in conntrack, as seen from inside under the client's own address
+    /// and port; under another port if the container already has a flow from there, and under the
+    /// gateway's address if the client's own cannot be seen from inside at all.
+    fn claim_outside(
+        &mut self,
+        original: Tuple,
+        inside: TransportAddr,
+        key: Key,
+        ctx: &Context<'_>,
+    ) -> Result<Arc<Entry>, DropReason> {
+        let outside = ctx
+            .as_seen_inside(original.src, original.dst.addr, inside.addr)
+            .ok_or(DropReason::NoRoute)?;
+        let conntrack = &ctx.dp.network().conntrack;
+        for attempt in 0..PORT_ATTEMPTS {
+            let port = match attempt {
+                0 => outside.port,
+                _ => self.other_port(original, attempt, ctx.now),
+            };
+            let seen = TransportAddr::new(outside.addr, port);
+            let reply = Tuple::new(Protocol::Tcp, inside, seen);
+            let entry = Entry::new(ctx.zone(), original, reply, key.into(), ctx.now);
+            match conntrack.insert(entry) {
+                Ok(entry) => return Ok(entry),
+                Err(InsertError::Clash) => {}
+                Err(InsertError::Full) => return Err(DropReason::FlowLimit),
+            }
+        }
+        Err(DropReason::FlowLimit)
+    }
+
+    /// An ephemeral port that cannot be guessed (RFC 6056 §3.3.1).
+    fn other_port(&self, tuple: Tuple, attempt: u16, now: Instant) -> u16 {
+        let Seq(word) = self.initial_seq(
+            TransportAddr::new(tuple.src.addr, attempt),
+            TransportAddr::new(tuple.dst.addr, tuple.src.port),
+            now,
+        );
+        49_152 + u16::try_from(word % 16_384).unwrap_or(0)
+    }
+
+    fn enter(&mut self, flow: Flow, ctx: &Context<'_>) -> Result<Key, DropReason> {
+        let fd = flow.stream.as_raw_fd();
+        let key = self.flows.next_key();
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        if self.registry.register(&mut SourceFd(&fd), Token::from(key), interest).is_err() {
+            ctx.dp.network().conntrack.remove(&flow.entry);
+            return Err(DropReason::NoSocket);
+        }
+        if self.peek_offset {
+            // Supported, as asked before; a refusal would show as octets sent twice, so check.
+            if netns::sockopt::set_peek_off(&flow.stream, Some(0)).is_err() {
+                self.peek_offset = false;
+            }
+        }
+        let deadline = flow.deadline;
+        let entered = self.flows.insert(flow);
+        debug_assert_eq!(entered, key, "the key given before is the key got");
+        self.schedule(key, deadline);
+        Ok(key)
+    }
+
+    /// The host socket says how its attempt to connect ended.
+    pub(crate) fn connected(&mut self, key: Key, ctx: &mut Context<'_>) {
+        let Some(flow) = self.flows.get_mut(key) else { return };
+        match flow.stream.take_error() {
+            Ok(None) => {
+                if flow.stream.peer_addr().is_err() {
+                    return; // Woken before the end of the attempt.
+                }
+                // From here on an ICMP error is a hint, not an end (RFC 1122 §4.2.3.9).
+                let _ = socket::want_errors(&flow.stream, flow.outside.addr.is_ipv4(), false);
+                flow.stage = Stage::Accepting;
+                flow.snd.nxt = flow.snd.una + 1;
+                flow.snd.max = flow.snd.nxt;
+                self.send_syn_ack(key, ctx);
+            }
+            Ok(Some(error)) | Err(error) => {
+                let errno = Errno::try_from(error).unwrap_or(Errno::EIO);
+                self.refuse(key, errno, ctx);
+            }
+        }
+    }
+
+    /// The far side cannot be reached: tells the container how, and forgets the flow.
+    fn refuse(&mut self, key: Key, errno: Errno, ctx: &mut Context<'_>) {
+        let Some(mut flow) = self.take(key, ctx) else { return };
+        let told = errors::read(&flow.stream).next();
+        let (from, what) = match told {
+            Some(error) if error.is_icmp() => (error.offender, error.as_icmp()),
+            _ => (None, errors::icmp_for(errno)),
+        };
+        flow.entry.set_state(TcpState::Close);
+        match what {
+            Some(what) if errno != Errno::ECONNREFUSED => {
+                let quoted = quote::packet(
+                    Protocol::Tcp,
+                    flow.inside,
+                    flow.outside,
+                    &quote::segment((flow.rcv.taken - 1).0),
+                );
+                ctx.dp.tell_about(flow.inside.addr, from, what, &quoted, ctx.now, ctx.out);
+            }
+            _ => {
+                let reset = flow.control(RST_ACK, flow.snd.nxt);
+                Self::send(&flow, &reset, ctx);
+            }
+        }
+    }
+
+    /// Answers the container's SYN.
+    pub(crate) fn send_syn_ack(&mut self, key: Key, ctx: &mut Context<'_>) {
+        self.send_opening(key, SYN_ACK, ctx);
+    }
+
+    /// Opens the connection to the container.
+    pub(crate) fn send_syn(&mut self, key: Key, ctx: &mut Context<'_>) {
+        if let Some(flow) = self.flows.get_mut(key) {
+            flow.snd.nxt = flow.snd.una + 1;
+            flow.snd.max = flow.snd.nxt;
+        }
+        self.send_opening(key, SYN, ctx);
+    }
+
+    fn send_opening(&mut self, key: Key, flags: nat::TcpFlags, ctx: &mut Context<'_>) {
+        let Some(flow) = self.flows.get_mut(key) else { return };
+        let mss = own_mss(ctx, flow.inside.addr.is_ipv6());
+        let scaled = !flags.ack || flow.rcv.scale > 0;
+        let mut segment = flow.control(flags, flow.snd.una);
+        segment.options = Some(SynOptions { mss, window_scale: scaled.then_some(WINDOW_SCALE) });
+        Self::send(flow, &segment, ctx);
+        let deadline = ctx.now + flow.timeout;
+        self.schedule(key, deadline);
+    }
+}
