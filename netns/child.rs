@@ -13,6 +13,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sched::{CloneFlags, setns};
 use serde::{Deserialize, Serialize};
 
@@ -56,6 +57,10 @@ fn serve(socket: RawFd) -> i32 {
     // SAFETY: our parent put its socket at this number for us, and nothing in this process, which
     // has just begun, has claimed it (standard input is only ever borrowed by number).
     let socket = UnixStream::from(unsafe { OwnedFd::from_raw_fd(socket) });
+    // It came through our exec and is not to go through the next.
+    if fcntl(&socket, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).is_err() {
+        return 125;
+    }
     match wire::receive::<Order>(&socket) {
         Ok(Some((Order::Job { target, job }, mut fds))) => {
             let result = fds

@@ -186,10 +186,8 @@ fn enter_owner(netns: &OwnedFd, target: &str) -> Result<bool, Error> {
         owner,
         euid: geteuid().as_raw(),
     };
-    let owner = match ioctl::owning_user_namespace(netns.as_fd()) {
-        Ok(owner) => owner,
-        Err(_) => return Err(foreign(None)),
-    };
+    // Where the owner is beyond our sight it is an ancestor's, and only its root can get in.
+    let Ok(owner) = ioctl::owning_user_namespace(netns.as_fd()) else { return Ok(false) };
     let ours = fs::File::open("/proc/self/ns/user")
         .and_then(|ours| inode(ours.as_fd()))
         .map_err(|source| Error::step("open /proc/self/ns/user", source))?;
@@ -275,8 +273,14 @@ fn exec(argv: &[OsString]) -> Error {
 
 fn no_user_namespace(source: io::Error) -> Error {
     let fix = obstacle().unwrap_or_else(|| {
-        "if this is a container, its runtime forbids it: try --security-opt seccomp=unconfined"
-            .to_owned()
+        match source.raw_os_error() {
+            Some(libc::ENOSPC) => {
+                "a limit is reached, here or in a namespace above: `sysctl \
+                 user.max_user_namespaces=15000 user.max_net_namespaces=15000` raises both"
+            }
+            _ => "a container's runtime may forbid it: try --security-opt seccomp=unconfined",
+        }
+        .to_owned()
     });
     Error::NoUserNamespace { fix, source }
 }

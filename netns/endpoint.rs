@@ -255,10 +255,7 @@ fn configure(config: &EndpointConfig) -> Result<(), Error> {
         }
     }
     add_addresses_here(ifname, &config.addresses)?;
-    for gateway in &config.gateways {
-        add_default_route(ifname, *gateway, &config.addresses)?;
-    }
-    Ok(())
+    config.gateways.iter().try_for_each(|gateway| add_default_route(ifname, *gateway))
 }
 
 /// The work of [`add_addresses`].
@@ -285,21 +282,11 @@ pub(crate) fn set_gateways_here(ifname: &str, gateways: &[IpAddr]) -> Result<(),
             link::remove_route(route.dst, ifname)?;
         }
     }
-    let interfaces = table::interfaces()?;
-    let addresses = interfaces.iter().find(|found| found.name == ifname);
-    for gateway in gateways {
-        add_default_route(ifname, *gateway, addresses.map_or(&[], |found| &found.addresses))?;
-    }
-    Ok(())
+    gateways.iter().try_for_each(|gateway| add_default_route(ifname, *gateway))
 }
 
-fn add_default_route(ifname: &str, gateway: IpAddr, addresses: &[IpNet]) -> Result<(), Error> {
-    let dst = link::default_route(gateway);
-    match addresses.iter().any(|address| address.contains(&gateway)) {
-        true => link::add_route(dst, gateway),
-        // A gateway outside every prefix is on this link by our own word.
-        false => link::add_route_through(dst, Some(gateway), ifname),
-    }
+fn add_default_route(ifname: &str, gateway: IpAddr) -> Result<(), Error> {
+    link::add_route_through(link::default_route(gateway), Some(gateway), ifname)
 }
 
 fn check_count(what: &str, count: u16) -> Result<(), Error> {

@@ -224,7 +224,11 @@ impl fmt::Display for Error {
                 path.display()
             ),
             Self::OpenNamespace { target, .. } => write!(f, "open network namespace {target}"),
-            Self::EnterNamespace { target, .. } => write!(f, "enter network namespace {target}"),
+            Self::EnterNamespace { target, .. } => write!(
+                f,
+                "enter network namespace {target}: needs root, or one that `pontoon run` made for \
+                 this user"
+            ),
             Self::ForeignNamespace { target, owner, euid } => {
                 write!(f, "enter network namespace {target}: its user namespace belongs to ")?;
                 match owner {

@@ -40,7 +40,7 @@ pub use endpoint::{
 pub use error::Error;
 pub use named::NamedNetns;
 pub use namespace::Netns;
-pub use packet::{recv_frame, send_frame};
+pub use packet::{packet_sockets, recv_frame, send_frame};
 pub use table::{Interface, Neighbour, Route, host_addresses, interfaces, neighbours, routes};
 pub use target::Target;
 pub use unshare::{

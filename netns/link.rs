@@ -25,6 +25,7 @@ use nix::net::if_::if_nametoindex;
 use crate::error::Error;
 use crate::namespace::Netns;
 use crate::netlink::{Refused, Rtnl};
+use crate::table;
 
 /// Number of the interface `ifname`.
 ///
@@ -248,22 +249,34 @@ pub fn set_ipv6(ifname: &str, on: bool) -> Result<(), Error> {
 /// Adds a route to `dst` by the next hop `via`, which must be on a connected network.
 ///
 /// # Errors
-/// `ENETUNREACH` (IPv6: `EHOSTUNREACH`) where no interface reaches `via`; `EEXIST`.
+/// `ENETUNREACH` (IPv6: `EHOSTUNREACH`) where no interface reaches `via`; `EINVAL` for a link-local
+/// one, which is reached by each; `EEXIST`.
 pub fn add_route(dst: IpNet, via: IpAddr) -> Result<(), Error> {
     let message = route_message(dst, Some(via), None);
-    change(RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_EXCL)
-        .map_err(|refused| refused.while_trying(format!("add route to {dst} via {via}")))
+    new_route(message, || format!("add route to {dst} via {via}"))
 }
 
-/// Adds a route out of `ifname`: by the next hop `via`, believed to be there whatever the prefixes
-/// say (`onlink`), or straight on.
+/// Adds a route out of `ifname`: by the next hop `via`, or straight on.
+///
+/// A next hop that no prefix of the interface holds is believed to be there all the same (`onlink`).
 ///
 /// # Errors
 /// [`Error::NoSuchInterface`]; `EEXIST`; `ENETDOWN`.
 pub fn add_route_through(dst: IpNet, via: Option<IpAddr>, ifname: &str) -> Result<(), Error> {
-    let message = route_message(dst, via, Some(index_of(ifname)?));
+    let mut message = route_message(dst, via, Some(index_of(ifname)?));
+    if let Some(via) = via {
+        let found = table::interfaces()?.into_iter().find(|found| found.name == ifname);
+        let prefixes = found.map(|found| found.addresses).unwrap_or_default();
+        if !prefixes.iter().any(|prefix| prefix.contains(&via)) {
+            message.header.flags = RouteFlags::Onlink;
+        }
+    }
+    new_route(message, || format!("add route to {dst} through {ifname}"))
+}
+
+fn new_route(message: RouteMessage, what: impl FnOnce() -> String) -> Result<(), Error> {
     change(RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_EXCL)
-        .map_err(|refused| refused.while_trying(format!("add route to {dst} through {ifname}")))
+        .map_err(|refused| refused.while_trying(what()))
 }
 
 /// Takes away the route to `dst` out of `ifname`.
@@ -293,10 +306,6 @@ fn route_message(dst: IpNet, via: Option<IpAddr>, oif: Option<u32>) -> RouteMess
             _ => RouteScope::Universe,
         },
         kind: RouteType::Unicast,
-        flags: match (via, oif) {
-            (Some(_), Some(_)) => RouteFlags::Onlink,
-            _ => RouteFlags::empty(),
-        },
         ..RouteHeader::default()
     };
     let attributes = &mut message.attributes;

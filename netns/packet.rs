@@ -1,6 +1,6 @@
-//! Frames of an interface by AF_PACKET: the outer end of a veth pair.
+//! Frames of an interface by AF_PACKET: the outer end of a veth pair, or an interface of the host.
 //!
-//! Read packet(7) and `net/packet/af_packet.c`. Each socket is bound to the one interface, sees all
+//! Read packet(7) and `net/packet/af_packet.c` first. Each socket is bound to the one interface, sees all
 //! it receives and nothing it sends, and exchanges frames with a `virtio_net_hdr` of 10 octets
 //! before them, so that neither segmentation nor checksum is done on the way.
 
@@ -10,25 +10,43 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, send, socket};
 
-use crate::sockopt;
+use crate::error::Error;
+use crate::{link, sockopt};
 
 /// Octets of receive and send buffer asked for: room for some sixty frames of 64 KB. Without
 /// `CAP_NET_ADMIN` the kernel gives no more than `net.core.rmem_max`.
 const BUFFER: libc::c_int = 8 << 20;
 
-/// Opens one socket for each of `queues` on the interface `ifindex` of the calling thread's
-/// namespace. Several share the frames by flow hash, so that each flow keeps its order.
-pub(crate) fn open(ifindex: u32, queues: u16) -> io::Result<Vec<OwnedFd>> {
+/// Opens sockets on an interface of the calling thread's namespace, to be read by [`recv_frame`] and
+/// written by [`send_frame`]; non-blocking and close-on-exec.
+///
+/// They receive every frame the interface does, whosever station it is for (`PACKET_MR_PROMISC`,
+/// undone by closing). Several share the frames by flow hash, so that each flow keeps its order.
+///
+/// # Errors
+/// [`Error::NoSuchInterface`]; [`Error::Step`] without `CAP_NET_RAW`.
+pub fn packet_sockets(ifname: &str, queues: u16) -> Result<Vec<OwnedFd>, Error> {
+    let ifindex = link::index_of(ifname)?;
+    open(ifindex, queues)
+        .map_err(|source| Error::step(format!("open a packet socket on {ifname}"), source))
+}
+
+fn open(ifindex: u32, queues: u16) -> io::Result<Vec<OwnedFd>> {
     let sockets: Vec<OwnedFd> =
         (0..queues.max(1)).map(|_| open_one(ifindex)).collect::<io::Result<_>>()?;
-    if sockets.len() > 1 {
-        // The number of the group is ours to choose: nobody else has sockets in this namespace.
-        const GROUP: libc::c_uint = 1;
-        let how = libc::PACKET_FANOUT_HASH | libc::PACKET_FANOUT_FLAG_IGNORE_OUTGOING;
-        let fanout = (how << 16 | GROUP).cast_signed();
-        for socket in &sockets {
-            sockopt::set_int(socket, libc::SOL_PACKET, libc::PACKET_FANOUT, fanout)?;
-        }
+    let mut sharing = sockets.iter();
+    if let (Some(first), 2..) = (sharing.next(), sockets.len()) {
+        // The kernel finds a number for the group that no other program has, and says which.
+        let shared = libc::PACKET_FANOUT_HASH | libc::PACKET_FANOUT_FLAG_IGNORE_OUTGOING;
+        let found = shared | libc::PACKET_FANOUT_FLAG_UNIQUEID;
+        let set = |socket: &OwnedFd, how: libc::c_uint, group: libc::c_uint| {
+            let fanout = (how << 16 | group).cast_signed();
+            sockopt::set_int(socket, libc::SOL_PACKET, libc::PACKET_FANOUT, fanout)
+        };
+        set(first, found, 0)?;
+        let group = sockopt::get_int(first, libc::SOL_PACKET, libc::PACKET_FANOUT)?;
+        let group = group.cast_unsigned() & 0xffff;
+        sharing.try_for_each(|socket| set(socket, shared, group))?;
     }
     Ok(sockets)
 }
@@ -47,6 +65,14 @@ fn open_one(ifindex: u32) -> io::Result<OwnedFd> {
         sockopt::set_int(&fd, libc::SOL_SOCKET, forced, BUFFER)
             .or_else(|_| sockopt::set_int(&fd, libc::SOL_SOCKET, modest, BUFFER))?;
     }
+    let everything = libc::packet_mreq {
+        mr_ifindex: i32::try_from(ifindex).map_err(io::Error::other)?,
+        #[expect(clippy::cast_possible_truncation, reason = "PACKET_MR_PROMISC is 1")]
+        mr_type: libc::PACKET_MR_PROMISC as libc::c_ushort,
+        mr_alen: 0,
+        mr_address: [0; 8],
+    };
+    sockopt::set(&fd, libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP, &everything)?;
     bind(&fd, ifindex)?;
     Ok(fd)
 }

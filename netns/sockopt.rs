@@ -73,7 +73,7 @@ pub fn peek_after(fd: impl AsFd, skip: usize, buf: &mut [u8]) -> io::Result<usiz
 /// mean something else.
 pub fn recv_discard(fd: impl AsFd, octets: usize) -> io::Result<usize> {
     let fd = fd.as_fd();
-    if get::<libc::c_int>(fd, libc::SOL_SOCKET, libc::SO_PROTOCOL)? != libc::IPPROTO_TCP {
+    if get_int(fd, libc::SOL_SOCKET, libc::SO_PROTOCOL)? != libc::IPPROTO_TCP {
         return Err(io::Error::from_raw_os_error(libc::EINVAL));
     }
     let flags = libc::MSG_TRUNC | libc::MSG_DONTWAIT;
@@ -247,6 +247,15 @@ pub(crate) fn set<T: Copy>(
     let done =
         unsafe { libc::setsockopt(fd.as_fd().as_raw_fd(), level, name, value.cast(), octets) };
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// `getsockopt(2)` of an `int`.
+pub(crate) fn get_int(
+    fd: impl AsFd,
+    level: libc::c_int,
+    name: libc::c_int,
+) -> io::Result<libc::c_int> {
+    get(fd, level, name)
 }
 
 /// `getsockopt(2)` of a type for which any octets are a value.

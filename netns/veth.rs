@@ -10,8 +10,9 @@ use nix::sched::{CloneFlags, setns, unshare};
 
 use crate::endpoint::EndpointConfig;
 use crate::error::Error;
+use crate::link;
 use crate::namespace::Netns;
-use crate::{link, packet};
+use crate::packet::packet_sockets;
 
 /// Name of the outer end, alone with the loopback in its namespace.
 const OUTER: &str = "outer";
@@ -48,9 +49,7 @@ impl Veth {
         // read-only it may, having no way to be heard without an address.
         let _ = link::set_ipv6(OUTER, false);
         link::set_mtu(OUTER, config.mtu.into())?;
-        link::set_promiscuous(OUTER, true)?;
         link::set_up(OUTER)?;
-        packet::open(link::index_of(OUTER)?, config.queues)
-            .map_err(|source| Error::step("open a packet socket on the outer end", source))
+        packet_sockets(OUTER, config.queues)
     }
 }
