@@ -73,16 +73,20 @@ pub struct Datapath {
 }
 
 impl Datapath {
-    /// A view of `network` without ports.
+    /// A view of `network` without ports; `gateway` counts for the gateway, as if it were a port.
     #[must_use]
-    pub fn new(network: Arc<Network>, config: Arc<NetworkConfig>) -> Self {
+    pub fn new(
+        network: Arc<Network>,
+        config: Arc<NetworkConfig>,
+        gateway: Arc<PortCounters>,
+    ) -> Self {
         Self {
             network,
             config,
             ports: Vec::new(),
             members: Vec::new(),
             host: None,
-            gateway_counters: Arc::default(),
+            gateway_counters: gateway,
             cache: FdbCache::default(),
         }
     }
@@ -121,6 +125,14 @@ impl Datapath {
         }
         self.decided(received.port, fate);
         decision
+    }
+
+    /// Counts a frame of `len` octets that cannot even be looked at.
+    pub fn refuse(&self, port: PortId, len: usize, reason: DropReason) {
+        if let Some(counters) = self.counters(port) {
+            counters.received(len);
+            counters.decided(Fate::Dropped(reason));
+        }
     }
 
     /// Counts the fate of a frame that [`ingress`](Self::ingress) left to its caller.

@@ -1,14 +1,11 @@
-//! What the rest of the program may ask of the workers.
+//! What the rest of the program tells the workers, and is told.
 
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use crossbeam_channel::Receiver;
-use datapath::{IpMtu, MacAddr, Offloads, PortId, PortRole};
+use datapath::{Gateway, IpMtu, MacAddr, Offloads, PortId, PortRole, Uplink};
 use nat::Protocol;
-use smoltcp::wire::IpCidr;
 
 /// A network of the switch, chosen by whoever creates it; also its conntrack zone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -23,30 +20,14 @@ pub struct PublishId(pub u32);
 pub struct Config {
     /// Threads; at least 1.
     pub workers: usize,
-    /// Most flows in all.
+    /// Most flows in the conntrack table.
+    pub max_tracked: usize,
+    /// Most flows with a host socket of their own, in all.
     pub max_flows: usize,
-    /// Most flows of one container.
+    /// Most of those of one container.
     pub max_flows_per_port: usize,
     /// How long a worker polls before it sleeps.
     pub busy_poll: Duration,
-}
-
-/// Where packets for addresses beyond the network go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Uplink {
-    /// Nowhere.
-    None,
-    /// Through the host's own sockets.
-    Sockets,
-}
-
-/// Our L3 presence on a network.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Gateway {
-    /// Its station.
-    pub mac: MacAddr,
-    /// Its addresses with their subnets' prefix lengths.
-    pub addresses: Vec<IpCidr>,
 }
 
 /// A network, as the workers must know it.
@@ -188,80 +169,4 @@ pub struct WorkerStats {
     pub sleeps: u64,
     /// Flows it carries.
     pub flows: u64,
-}
-
-/// The running switch. Dropping it stops the workers.
-#[derive(Debug)]
-pub struct Switch {}
-
-impl Switch {
-    /// Starts the workers; the receiver tells what happens by itself.
-    ///
-    /// # Errors
-    ///
-    /// A thread or a poll could not be made.
-    pub fn start(config: Config) -> io::Result<(Self, Receiver<Event>)> {
-        let _ = config;
-        Err(io::ErrorKind::Unsupported.into())
-    }
-
-    /// Threads of the switch, which is the number of queues a port should have.
-    pub fn workers(&self) -> usize {
-        1
-    }
-
-    /// Adds a network, or changes one: gateway, uplink and host addresses may change live.
-    pub fn set_network(&self, _id: NetworkId, _config: NetworkConfig) {}
-
-    /// Removes a network with its ports, flows and published ports.
-    pub fn remove_network(&self, _id: NetworkId) {}
-
-    /// Adds a port.
-    ///
-    /// # Errors
-    ///
-    /// No such network, no port number left, or a descriptor cannot be polled.
-    pub fn add_port(&self, _network: NetworkId, _config: PortConfig) -> io::Result<PortId> {
-        Err(io::ErrorKind::Unsupported.into())
-    }
-
-    /// Removes a port, closing its descriptors and ending its flows.
-    pub fn remove_port(&self, _network: NetworkId, _port: PortId) {}
-
-    /// Binds the host socket(s) in the calling thread's namespace and starts serving them.
-    ///
-    /// # Errors
-    ///
-    /// As `bind(2)`: the address is in use, is not the host's, or needs privilege.
-    pub fn publish(&self, _publication: Publication) -> io::Result<PublishId> {
-        Err(io::ErrorKind::Unsupported.into())
-    }
-
-    /// Stops listening; flows that came by it end.
-    pub fn unpublish(&self, _id: PublishId) {}
-
-    /// The stations of a network.
-    pub fn fdb(&self, _network: NetworkId) -> Vec<FdbRow> {
-        Vec::new()
-    }
-
-    /// The gateway's neighbours on a network.
-    pub fn neighbours(&self, _network: NetworkId) -> Vec<NeighbourRow> {
-        Vec::new()
-    }
-
-    /// The flows of a network, or of all.
-    pub fn flows(&self, _network: Option<NetworkId>) -> Vec<FlowRow> {
-        Vec::new()
-    }
-
-    /// The counts of a network's ports, the gateway ([`PortId::GATEWAY`]) among them.
-    pub fn stats(&self, _network: NetworkId) -> Vec<(PortId, PortStats)> {
-        Vec::new()
-    }
-
-    /// What the workers did.
-    pub fn worker_stats(&self) -> Vec<WorkerStats> {
-        Vec::new()
-    }
 }

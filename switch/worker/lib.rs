@@ -6,9 +6,16 @@
 
 #![forbid(unsafe_code)]
 
+mod burst;
+mod command;
 mod control;
+mod queue;
+mod switch;
+mod worker;
 
 pub use control::{
-    Config, Event, FdbRow, FlowRow, Gateway, NeighbourRow, NetworkConfig, NetworkId, PortConfig,
-    PortStats, Publication, PublishId, Switch, Uplink, WorkerStats,
+    Config, Event, FdbRow, FlowRow, NeighbourRow, NetworkConfig, NetworkId, PortConfig, PortStats,
+    Publication, PublishId, WorkerStats,
 };
+pub use datapath::{Gateway, Uplink};
+pub use switch::Switch;

@@ -1,0 +1,90 @@
+//! The frames of one burst, in buffers that are used again and again.
+//!
+//! A burst is bounded in frames and in octets: what it holds shall still be in the L2 cache when it is
+//! written, and no port shall keep a turn for itself.
+
+use datapath::{DropReason, OFFLOAD_HEADER_LEN, Offload};
+
+use crate::queue::{BUFFER_LEN, Queue, QueueError};
+
+/// Most frames of a burst.
+pub(crate) const MAX_FRAMES: usize = 32;
+
+/// Octets after which a burst is over.
+const MAX_OCTETS: usize = 256 * 1024;
+
+/// How reading a burst ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Drained {
+    /// Nothing waits any more.
+    Empty,
+    /// More waits; readiness is edge-triggered, so nothing will announce it.
+    More,
+    /// The device failed.
+    Failed(QueueError),
+}
+
+/// A burst.
+#[derive(Debug)]
+pub(crate) struct Burst {
+    buffers: Vec<Box<[u8]>>,
+    lens: Vec<usize>,
+}
+
+impl Default for Burst {
+    fn default() -> Self {
+        let buffer = || vec![0; BUFFER_LEN].into_boxed_slice();
+        Self {
+            buffers: std::iter::repeat_with(buffer).take(MAX_FRAMES).collect(),
+            lens: Vec::with_capacity(MAX_FRAMES),
+        }
+    }
+}
+
+impl Burst {
+    /// Reads what waits at `queue`, in place of the burst before.
+    pub(crate) fn fill(&mut self, queue: &Queue) -> Drained {
+        self.lens.clear();
+        let mut octets = 0;
+        for buffer in &mut self.buffers {
+            match queue.recv(buffer) {
+                Ok(len) => {
+                    octets += len;
+                    self.lens.push(len);
+                    if octets >= MAX_OCTETS {
+                        return Drained::More;
+                    }
+                }
+                Err(QueueError::WouldBlock) => return Drained::Empty,
+                Err(error) => return Drained::Failed(error),
+            }
+        }
+        Drained::More
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.lens.len()
+    }
+
+    /// The frame at `place` behind its offload header, as it was read.
+    pub(crate) fn with_header(&self, place: usize) -> &[u8] {
+        &self.buffers[place][..self.lens[place]]
+    }
+
+    /// The frame at `place`, and what was left undone on it.
+    pub(crate) fn frame(&self, place: usize) -> (&[u8], Result<Offload, DropReason>) {
+        let octets = self.with_header(place);
+        match octets.split_first_chunk::<OFFLOAD_HEADER_LEN>() {
+            Some((header, frame)) => (frame, Offload::parse(header)),
+            None => (&[], Err(DropReason::Runt)),
+        }
+    }
+
+    /// Puts one frame in place of the burst, for a frame that another worker handed over.
+    pub(crate) fn hold(&mut self, with_header: &[u8]) {
+        self.lens.clear();
+        let len = with_header.len().min(BUFFER_LEN);
+        self.buffers[0][..len].copy_from_slice(&with_header[..len]);
+        self.lens.push(len);
+    }
+}

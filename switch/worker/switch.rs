@@ -1,0 +1,459 @@
+//! The running switch: starts the workers, and carries to each of them what is asked.
+//!
+//! All state the workers share is made here; what each keeps for itself it is sent. A call returns
+//! when every worker has done its part.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant as HostInstant};
+
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use datapath::{
+    DropReason, Network, Port, PortCounters, PortId, PortTotals, network,
+};
+use mio::{Poll, Waker};
+use nat::{Conntrack, Direction, Profile, Zone};
+use relay::{Key, Limits, Published, Relay, Shared};
+use smoltcp::time::Instant;
+
+use crate::command::{Command, Done};
+use crate::control::{
+    Config, Event, FdbRow, FlowRow, NeighbourRow, NetworkConfig, NetworkId, PortConfig, PortStats,
+    Publication, PublishId, WorkerStats,
+};
+use crate::queue::Queue;
+use crate::worker::{Setup, Tally, WAKER, Worker};
+
+/// Commands and handed-over frames one worker may have waiting.
+const MAX_COMMANDS: usize = 1024;
+
+/// Ports of one network.
+const MAX_PORTS: u16 = 4095;
+
+/// Time a worker has to carry out a command.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+#[derive(Debug)]
+struct WorkerHandle {
+    commands: Sender<Command>,
+    waker: Arc<Waker>,
+    tally: Arc<Tally>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Known {
+    config: NetworkConfig,
+    network: Arc<Network>,
+    gateway: Vec<Arc<PortCounters>>,
+    /// Counters per worker.
+    ports: BTreeMap<PortId, Vec<Arc<PortCounters>>>,
+    next_port: u16,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    networks: BTreeMap<NetworkId, Known>,
+    published: BTreeMap<PublishId, (usize, Key)>,
+    next_publish: u32,
+}
+
+/// The running switch. Dropping it stops the workers.
+#[derive(Debug)]
+pub struct Switch {
+    workers: Vec<WorkerHandle>,
+    conntrack: Arc<Conntrack>,
+    epoch: HostInstant,
+    state: Mutex<State>,
+}
+
+impl Switch {
+    /// Starts the workers; the receiver tells what happens by itself.
+    ///
+    /// # Errors
+    ///
+    /// A thread or a poll could not be made; `InvalidInput` without workers or with more than 255.
+    pub fn start(config: Config) -> io::Result<(Self, Receiver<Event>)> {
+        if config.workers == 0 || config.workers > 255 {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "1 to 255 workers"));
+        }
+        let conntrack = Arc::new(Conntrack::new(config.max_tracked, Profile::Rfc));
+        let limits = Arc::new(Limits::new(config.max_flows, config.max_flows_per_port));
+        let shared = Arc::new(Shared::new(limits));
+        let (events, told) = unbounded();
+        let epoch = HostInstant::now();
+        let mut parts = Vec::new();
+        for index in 0..config.workers {
+            let index = u8::try_from(index).map_err(io::Error::other)?;
+            let poll = Poll::new()?;
+            let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
+            let relay = Relay::new(index, &shared, poll.registry())?;
+            let (commands, orders) = bounded(MAX_COMMANDS);
+            parts.push((index, poll, relay, waker, commands, orders));
+        }
+        let others: Vec<_> = parts
+            .iter()
+            .map(|(.., waker, commands, _)| (commands.clone(), Arc::clone(waker)))
+            .collect();
+        let mut workers = Vec::new();
+        for (index, poll, relay, waker, commands, orders) in parts {
+            let tally = Arc::new(Tally::default());
+            let worker = Worker::new(Setup {
+                index,
+                poll,
+                relay,
+                conntrack: Arc::clone(&conntrack),
+                commands: orders,
+                events: events.clone(),
+                others: others.clone(),
+                tally: Arc::clone(&tally),
+                epoch,
+                busy_poll: config.busy_poll,
+                housekeeper: index == 0,
+            });
+            let thread =
+                thread::Builder::new().name(format!("worker{index}")).spawn(|| worker.run())?;
+            workers.push(WorkerHandle { commands, waker, tally, thread: Some(thread) });
+        }
+        let state = Mutex::default();
+        Ok((Self { workers, conntrack, epoch, state }, told))
+    }
+
+    /// Threads of the switch, which is the number of queues a port should have.
+    pub fn workers(&self) -> usize {
+        self.workers.len()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // A panic under the lock leaves nothing half-done that a later call could not see.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds a network, or changes one: gateway, uplink and host addresses may change live. Networks
+    /// are kept apart from each other.
+    pub fn set_network(&self, id: NetworkId, config: NetworkConfig) {
+        let mut state = self.state();
+        if let Some(known) = state.networks.get_mut(&id) {
+            known.config = config;
+        } else {
+            let zone = Zone(id.0);
+            let known = Known {
+                config,
+                network: Arc::new(Network::new(zone, Arc::clone(&self.conntrack))),
+                gateway: self.counters(),
+                ports: BTreeMap::new(),
+                next_port: 1,
+            };
+            state.networks.insert(id, known);
+        }
+        self.tell_networks(&state);
+    }
+
+    fn counters(&self) -> Vec<Arc<PortCounters>> {
+        self.workers.iter().map(|_| Arc::default()).collect()
+    }
+
+    fn tell_networks(&self, state: &State) {
+        for (id, known) in &state.networks {
+            let others = state.networks.iter().filter(|(other, _)| *other != id);
+            let config = Arc::new(network::NetworkConfig {
+                gateway: known.config.gateway.clone(),
+                uplink: known.config.uplink,
+                mtu: known.config.mtu,
+                host_addresses: known.config.host_addresses.clone(),
+                isolated_from: others
+                    .filter_map(|(_, other)| other.config.gateway.as_ref())
+                    .flat_map(|gateway| gateway.addresses.iter().copied())
+                    .collect(),
+            });
+            for (worker, counters) in self.workers.iter().zip(&known.gateway) {
+                worker.tell(Command::SetNetwork {
+                    zone: Zone(id.0),
+                    network: Arc::clone(&known.network),
+                    config: Arc::clone(&config),
+                    counters: Arc::clone(counters),
+                });
+            }
+        }
+    }
+
+    /// Removes a network with its ports, flows and published ports.
+    pub fn remove_network(&self, id: NetworkId) {
+        let mut state = self.state();
+        if state.networks.remove(&id).is_some() {
+            // A worker that does not answer is stuck in a system call; there is nothing to undo.
+            let _ = self.ask_all(|_, done| Some(Command::RemoveNetwork { zone: Zone(id.0), done }));
+            self.tell_networks(&state);
+        }
+    }
+
+    /// Adds a port. With fewer queues than workers, the first workers read them and all write them.
+    ///
+    /// # Errors
+    ///
+    /// No such network, no queue, no port number left, or a descriptor cannot be polled; the port is
+    /// not there then.
+    pub fn add_port(&self, network: NetworkId, config: PortConfig) -> io::Result<PortId> {
+        let mut state = self.state();
+        let known = state.networks.get_mut(&network).ok_or(io::ErrorKind::NotFound)?;
+        let id = known.free_port().ok_or(io::ErrorKind::QuotaExceeded)?;
+        let counters = self.counters();
+        let mut queues: Vec<_> =
+            config.queues.into_iter().map(|fd| Queue::new(fd, config.offloads)).collect();
+        let polled = queues.len();
+        if polled == 0 {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        for worker in polled..self.workers.len() {
+            queues.push(queues[worker % polled].try_clone()?);
+        }
+        let port = Port {
+            role: config.role,
+            mtu: config.mtu,
+            offloads: config.offloads,
+            mac: config.mac,
+            addresses: config.addresses,
+        };
+        known.ports.insert(id, counters.clone());
+        let zone = Zone(network.0);
+        let mut queues = queues.into_iter().enumerate();
+        let added = self.ask_all(|worker, done| {
+            let (index, queue) = queues.next()?;
+            Some(Command::AddPort {
+                zone,
+                id,
+                port: port.clone(),
+                counters: Arc::clone(&counters[worker]),
+                queue,
+                polled: index < polled,
+                done,
+            })
+        });
+        if let Err(error) = added {
+            drop(state);
+            self.remove_port(network, id);
+            return Err(error);
+        }
+        Ok(id)
+    }
+
+    /// Removes a port, closing its descriptors and ending its flows.
+    pub fn remove_port(&self, network: NetworkId, port: PortId) {
+        let mut state = self.state();
+        let Some(known) = state.networks.get_mut(&network) else { return };
+        if known.ports.remove(&port).is_some() {
+            let zone = Zone(network.0);
+            // As for a network.
+            let _ = self.ask_all(|_, done| Some(Command::RemovePort { zone, id: port, done }));
+        }
+    }
+
+    /// Binds the host socket(s) in the calling thread's namespace and starts serving them.
+    ///
+    /// # Errors
+    ///
+    /// As `bind(2)`: the address is in use, is not the host's, or needs privilege.
+    pub fn publish(&self, publication: Publication) -> io::Result<PublishId> {
+        let published = Published::bind(relay::Publication {
+            zone: Zone(publication.network.0),
+            port: publication.port,
+            protocol: publication.protocol,
+            listen: publication.listen,
+            to: publication.to,
+            to_port: publication.to_port,
+        })?;
+        let mut state = self.state();
+        let id = PublishId(state.next_publish);
+        state.next_publish += 1;
+        let worker = id.0 as usize % self.workers.len();
+        let (reply, answer) = bounded(1);
+        self.workers[worker].tell(Command::Publish { published: Box::new(published), reply });
+        let key = answer.recv_timeout(PATIENCE).map_err(io::Error::other)??;
+        state.published.insert(id, (worker, key));
+        Ok(id)
+    }
+
+    /// Stops listening. TCP connections that came by it stay until they end.
+    pub fn unpublish(&self, id: PublishId) {
+        let Some((worker, key)) = self.state().published.remove(&id) else { return };
+        let (done, answer) = bounded(1);
+        self.workers[worker].tell(Command::Unpublish { key, done: Done(done) });
+        // As for a network.
+        let _ = answer.recv_timeout(PATIENCE);
+    }
+
+    /// Asks every worker and waits for all; the first error is told.
+    fn ask_all(
+        &self,
+        mut command: impl FnMut(usize, Done) -> Option<Command>,
+    ) -> io::Result<()> {
+        let (done, answers) = bounded(self.workers.len());
+        let mut asked = 0;
+        for (index, worker) in self.workers.iter().enumerate() {
+            if let Some(command) = command(index, Done(done.clone())) {
+                worker.tell(command);
+                asked += 1;
+            }
+        }
+        drop(done);
+        let mut outcome = Ok(());
+        for _ in 0..asked {
+            let answer = answers.recv_timeout(PATIENCE).map_err(io::Error::other)?;
+            outcome = outcome.and(answer);
+        }
+        outcome
+    }
+
+    fn now(&self) -> Instant {
+        let micros = self.epoch.elapsed().as_micros();
+        Instant::from_micros(i64::try_from(micros).unwrap_or(i64::MAX))
+    }
+
+    /// The stations of a network, the gateway's own first.
+    pub fn fdb(&self, network: NetworkId) -> Vec<FdbRow> {
+        let state = self.state();
+        let Some(known) = state.networks.get(&network) else { return Vec::new() };
+        let now = self.now();
+        let own = known.config.gateway.iter().map(|gateway| FdbRow {
+            mac: gateway.mac,
+            port: PortId::GATEWAY,
+            permanent: true,
+            age: Duration::ZERO,
+        });
+        let mut learned: Vec<_> = known
+            .network
+            .fdb
+            .list()
+            .into_iter()
+            .map(|(mac, port, seen)| FdbRow { mac, port, permanent: false, age: since(seen, now) })
+            .collect();
+        learned.sort_by_key(|row| (row.port, row.mac));
+        own.chain(learned).collect()
+    }
+
+    /// The gateway's neighbours on a network.
+    pub fn neighbours(&self, network: NetworkId) -> Vec<NeighbourRow> {
+        let state = self.state();
+        let Some(known) = state.networks.get(&network) else { return Vec::new() };
+        let mut rows: Vec<_> = known
+            .network
+            .neighbours
+            .list(self.now())
+            .into_iter()
+            .map(|(addr, mac, state)| NeighbourRow { addr, mac, state: state.name() })
+            .collect();
+        rows.sort_by_key(|row| row.addr);
+        rows
+    }
+
+    /// The flows of a network, or of all.
+    pub fn flows(&self, network: Option<NetworkId>) -> Vec<FlowRow> {
+        let now = self.now();
+        let timeouts = self.conntrack.timeouts();
+        let entries = self.conntrack.list(network.map(|network| Zone(network.0)));
+        let mut rows: Vec<_> = entries
+            .iter()
+            .map(|entry| FlowRow {
+                network: NetworkId(entry.zone.0),
+                original: entry.original,
+                reply: entry.reply,
+                state: entry.state(),
+                replied: entry.replied(),
+                assured: entry.assured(),
+                expires_in: since(now, entry.expires_at(timeouts)),
+                sent: entry.counts(Direction::Original),
+                received: entry.counts(Direction::Reply),
+            })
+            .collect();
+        rows.sort_by_key(|row| (row.network, row.original.protocol, row.original.src));
+        rows
+    }
+
+    /// The counts of a network's ports, the gateway ([`PortId::GATEWAY`]) among them.
+    pub fn stats(&self, network: NetworkId) -> Vec<(PortId, PortStats)> {
+        let state = self.state();
+        let Some(known) = state.networks.get(&network) else { return Vec::new() };
+        let gateway = (PortId::GATEWAY, sum(&known.gateway));
+        let ports = known.ports.iter().map(|(id, counters)| (*id, sum(counters)));
+        std::iter::once(gateway).chain(ports).collect()
+    }
+
+    /// What the workers did.
+    pub fn worker_stats(&self) -> Vec<WorkerStats> {
+        self.workers
+            .iter()
+            .map(|worker| WorkerStats {
+                turns: worker.tally.turns.load(Relaxed),
+                sleeps: worker.tally.sleeps.load(Relaxed),
+                flows: worker.tally.flows.load(Relaxed),
+            })
+            .collect()
+    }
+}
+
+impl Drop for Switch {
+    fn drop(&mut self) {
+        for worker in &self.workers {
+            worker.tell(Command::Stop);
+        }
+        for worker in &mut self.workers {
+            if let Some(thread) = worker.thread.take() {
+                // A worker that panicked has said so on standard error already.
+                let _ = thread.join();
+            }
+        }
+    }
+}
+
+impl WorkerHandle {
+    fn tell(&self, command: Command) {
+        // It fails only if the worker has ended, which the missing answer then shows.
+        if self.commands.send(command).is_ok() {
+            let _ = self.waker.wake();
+        }
+    }
+}
+
+impl Known {
+    /// A port number that was not used for long.
+    fn free_port(&mut self) -> Option<PortId> {
+        for _ in 0..MAX_PORTS {
+            let id = PortId(self.next_port);
+            self.next_port = self.next_port % MAX_PORTS + 1;
+            if !self.ports.contains_key(&id) {
+                return Some(id);
+            }
+        }
+        None
+    }
+}
+
+fn since(earlier: Instant, later: Instant) -> Duration {
+    if later > earlier { Duration::from(later - earlier) } else { Duration::ZERO }
+}
+
+fn sum(counters: &[Arc<PortCounters>]) -> PortStats {
+    let mut totals = PortTotals::default();
+    counters.iter().for_each(|counters| counters.add_to(&mut totals));
+    let named = |counts: &[u64]| {
+        DropReason::ALL
+            .iter()
+            .zip(counts)
+            .filter(|(_, count)| **count > 0)
+            .map(|(reason, count)| (reason.name(), *count))
+            .collect()
+    };
+    PortStats {
+        rx_frames: totals.rx_frames,
+        rx_octets: totals.rx_octets,
+        tx_frames: totals.tx_frames,
+        tx_octets: totals.tx_octets,
+        forwarded: totals.forwarded,
+        consumed: totals.consumed,
+        dropped: named(&totals.dropped),
+        tx_dropped: named(&totals.tx_dropped),
+    }
+}

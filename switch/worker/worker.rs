@@ -1,0 +1,534 @@
+//! A worker: one thread that receives, decides and sends, with no other thread in a frame's path.
+//!
+//! mio is edge-triggered: whatever is left undone within a turn's budget is remembered here, because
+//! no event will announce it again. A full or dead port costs only itself.
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::os::fd::RawFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant as HostInstant};
+
+use crossbeam_channel::{Receiver, Sender};
+use datapath::{
+    Body, Datapath, Decision, DropReason, Fate, OFFLOAD_HEADER_LEN, Offload, Offloads, Outbox,
+    Packet, PortId, Received, Silent, segment,
+};
+use mio::event::Event as Readable;
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token, Waker};
+use nat::{Conntrack, Zone};
+use relay::{Context, Key, Readiness, Relay};
+use smoltcp::time::{Duration as Span, Instant};
+
+use crate::burst::{Burst, Drained};
+use crate::command::{Command, Handed};
+use crate::control::{Event, NetworkId};
+use crate::queue::{Queue, QueueError};
+
+/// The waker's token; keys of the relay and tokens of ports are never 0.
+pub(crate) const WAKER: Token = Token(0);
+
+/// Marks the token of a port, where a relay key has its kind.
+const PORT_KIND: u64 = 0x40;
+
+/// Bursts of one port in one turn: its budget, [`crate::burst::MAX_FRAMES`] frames each.
+const BURSTS_PER_TURN: usize = 4;
+
+/// Relay sockets served in one turn beyond those that became ready.
+const QUEUED_PER_TURN: usize = 64;
+
+/// Events taken from poll at once.
+const EVENTS: usize = 1024;
+
+/// How often stations and neighbours are looked at for their age.
+const HOUSEKEEPING: Span = Span::from_secs(1);
+
+/// What a worker tells of its work, written by it alone.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    pub(crate) turns: AtomicU64,
+    pub(crate) sleeps: AtomicU64,
+    pub(crate) flows: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Net {
+    dp: Datapath,
+    queues: Vec<Option<PortQueue>>,
+}
+
+#[derive(Debug)]
+struct PortQueue {
+    queue: Queue,
+    /// Read by this worker, not only written.
+    polled: bool,
+    /// In line for its next burst.
+    queued: bool,
+    dead: bool,
+}
+
+/// What a worker is made of.
+#[derive(Debug)]
+pub(crate) struct Setup {
+    pub(crate) index: u8,
+    pub(crate) poll: Poll,
+    pub(crate) relay: Relay,
+    pub(crate) conntrack: Arc<Conntrack>,
+    pub(crate) commands: Receiver<Command>,
+    pub(crate) events: Sender<Event>,
+    pub(crate) others: Vec<(Sender<Command>, Arc<Waker>)>,
+    pub(crate) tally: Arc<Tally>,
+    pub(crate) epoch: HostInstant,
+    pub(crate) busy_poll: Duration,
+    pub(crate) housekeeper: bool,
+}
+
+/// The state of one worker thread.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    setup: Setup,
+    networks: HashMap<Zone, Net>,
+    burst: Burst,
+    out: Outbox,
+    /// Ports with more to read.
+    backlog: VecDeque<(Zone, PortId)>,
+    scratch: Vec<u8>,
+    next_housekeeping: Instant,
+    last_work: Instant,
+}
+
+impl Worker {
+    pub(crate) fn new(setup: Setup) -> Self {
+        Self {
+            setup,
+            networks: HashMap::new(),
+            burst: Burst::default(),
+            out: Outbox::default(),
+            backlog: VecDeque::new(),
+            scratch: Vec::new(),
+            next_housekeeping: Instant::ZERO,
+            last_work: Instant::ZERO,
+        }
+    }
+
+    /// Works until told to stop, or until nobody is left who could tell.
+    pub(crate) fn run(mut self) {
+        let mut events = Events::with_capacity(EVENTS);
+        loop {
+            let timeout = self.patience();
+            if timeout != Some(Duration::ZERO) {
+                add(&self.setup.tally.sleeps);
+            }
+            match self.setup.poll.poll(&mut events, timeout) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    // Without its poll a worker can do nothing: its ports are dead, and say so.
+                    self.give_up(&error);
+                    return;
+                }
+            }
+            add(&self.setup.tally.turns);
+            let now = self.now();
+            let mut told = false;
+            for event in &events {
+                told |= event.token() == WAKER;
+                self.note(event, now);
+            }
+            if told && !self.obey(now) {
+                return;
+            }
+            self.serve_ports(now);
+            self.serve_relay(now);
+            self.serve_time(now);
+            self.setup.tally.flows.store(self.setup.relay.len() as u64, Relaxed);
+            if !events.is_empty() {
+                self.last_work = now;
+            }
+        }
+    }
+
+    fn now(&self) -> Instant {
+        let micros = self.setup.epoch.elapsed().as_micros();
+        Instant::from_micros(i64::try_from(micros).unwrap_or(i64::MAX))
+    }
+
+    /// How long to sleep: not at all with work at hand, else until something is due.
+    fn patience(&self) -> Option<Duration> {
+        if !self.backlog.is_empty() || self.setup.relay.queued() > 0 {
+            return Some(Duration::ZERO);
+        }
+        let now = self.now();
+        let busy = Span::from(self.setup.busy_poll);
+        if busy > Span::ZERO && now < self.last_work + busy {
+            return Some(Duration::ZERO);
+        }
+        let housekeeping = (self.setup.housekeeper && !self.networks.is_empty())
+            .then_some(self.next_housekeeping);
+        let next = [self.setup.relay.poll_timeout(), housekeeping].into_iter().flatten().min()?;
+        // A sleep cut to whole milliseconds would end before its time, and spin.
+        Some(Duration::from_micros((next - now).total_micros()).max(Duration::from_millis(1)))
+            .filter(|_| next > now)
+            .or(Some(Duration::ZERO))
+    }
+
+    /// Serves a ready socket, and puts a ready port in line.
+    fn note(&mut self, event: &Readable, now: Instant) {
+        let token = event.token();
+        if token == WAKER {
+            return;
+        }
+        if let Some((zone, port)) = port_of(token) {
+            self.enqueue(zone, port);
+            return;
+        }
+        let key = Key::from(token);
+        let readiness = Readiness {
+            readable: event.is_readable(),
+            writable: event.is_writable(),
+            hung_up: event.is_read_closed() || event.is_write_closed() || event.is_error(),
+        };
+        self.with_flow(key, now, |relay, ctx| relay.ready(key, readiness, ctx));
+    }
+
+    fn enqueue(&mut self, zone: Zone, port: PortId) {
+        let Some(held) = self.port_queue(zone, port) else { return };
+        if held.polled && !held.dead && !held.queued {
+            held.queued = true;
+            self.backlog.push_back((zone, port));
+        }
+    }
+
+    fn port_queue(&mut self, zone: Zone, port: PortId) -> Option<&mut PortQueue> {
+        self.networks.get_mut(&zone)?.queues.get_mut(port.index())?.as_mut()
+    }
+
+    /// Calls `work` with the network of `key`, and sends what it leaves.
+    fn with_flow(
+        &mut self,
+        key: Key,
+        now: Instant,
+        work: impl FnOnce(&mut Relay, &mut Context<'_>),
+    ) {
+        let Some(zone) = self.setup.relay.zone_of(key) else { return };
+        let Some(net) = self.networks.get_mut(&zone) else { return };
+        let mut ctx = Context { dp: &mut net.dp, out: &mut self.out, now };
+        work(&mut self.setup.relay, &mut ctx);
+        self.setup.relay.end_burst(&mut ctx);
+        self.flush(zone);
+    }
+
+    /// Gives each port in line its turn.
+    fn serve_ports(&mut self, now: Instant) {
+        for _ in 0..self.backlog.len() {
+            let Some((zone, port)) = self.backlog.pop_front() else { return };
+            if let Some(held) = self.port_queue(zone, port) {
+                held.queued = false;
+            }
+            for turn in 1..=BURSTS_PER_TURN {
+                match self.serve_port(zone, port, now) {
+                    Some(Drained::More) if turn == BURSTS_PER_TURN => self.enqueue(zone, port),
+                    Some(Drained::More) => {}
+                    Some(Drained::Failed(error)) => {
+                        self.failed(zone, port, error);
+                        break;
+                    }
+                    Some(Drained::Empty) | None => break,
+                }
+            }
+        }
+    }
+
+    /// Carries one burst of a port to its end.
+    fn serve_port(&mut self, zone: Zone, port: PortId, now: Instant) -> Option<Drained> {
+        let net = self.networks.get_mut(&zone)?;
+        let held = net.queues.get(port.index())?.as_ref()?;
+        let drained = self.burst.fill(&held.queue);
+        for place in 0..self.burst.len() {
+            let (frame, offload) = self.burst.frame(place);
+            let offload = match offload {
+                Ok(offload) => offload,
+                Err(reason) => {
+                    net.dp.refuse(port, frame.len(), reason);
+                    continue;
+                }
+            };
+            let place = u16::try_from(place).expect("a burst is 32 frames");
+            let received = Received { port, place, frame, offload };
+            let decision = net.dp.ingress(&received, now, &mut self.out, &mut Silent);
+            let (packet, key) = match decision {
+                Decision::Flow(owner, _, packet) => (packet, Some(Key::from(owner))),
+                Decision::Uplink(packet) => (packet, None),
+                _ => continue,
+            };
+            let mut ctx = Context { dp: &mut net.dp, out: &mut self.out, now };
+            let outcome = match key {
+                None => self.setup.relay.uplink(&received, &packet, &mut ctx),
+                Some(key) if self.setup.relay.is_elsewhere(key) => {
+                    let with_header = self.burst.with_header(usize::from(place));
+                    hand_over(&self.setup.others, key, zone, port, with_header)
+                }
+                Some(key) => self.setup.relay.flow(key, &received, &packet, &mut ctx),
+            };
+            let fate = match outcome {
+                Ok(()) => Fate::Consumed,
+                Err(reason) => Fate::Dropped(reason),
+            };
+            net.dp.decided(port, fate);
+        }
+        let mut ctx = Context { dp: &mut net.dp, out: &mut self.out, now };
+        self.setup.relay.end_burst(&mut ctx);
+        self.flush(zone);
+        Some(drained)
+    }
+
+    /// A frame that another worker read, of a flow this one owns.
+    fn take_over(&mut self, handed: &Handed, now: Instant) {
+        let Some(net) = self.networks.get_mut(&handed.zone) else { return };
+        self.burst.hold(&handed.with_header);
+        let (frame, Ok(offload)) = self.burst.frame(0) else { return };
+        let received = Received { port: handed.port, place: 0, frame, offload };
+        let Ok(packet) = Packet::parse(frame, &offload) else { return };
+        let mut ctx = Context { dp: &mut net.dp, out: &mut self.out, now };
+        if let Err(reason) = self.setup.relay.flow(handed.key, &received, &packet, &mut ctx) {
+            // Its reception was counted where it was read; here it is a copy that did not arrive.
+            ctx.dp.gateway_counters().not_sent(reason);
+        }
+        self.setup.relay.end_burst(&mut ctx);
+        self.flush(handed.zone);
+    }
+
+    /// Sends what is in the outbox to the ports of `zone`.
+    fn flush(&mut self, zone: Zone) {
+        let Some(net) = self.networks.get_mut(&zone) else {
+            self.out.clear();
+            return;
+        };
+        let mut failed = Vec::new();
+        for index in 0..self.out.departures().len() {
+            let departure = self.out.departures()[index];
+            let Some(Some(held)) = net.queues.get(departure.to.index()) else { continue };
+            let (len, sent) = if held.dead {
+                (0, Err(QueueError::Gone(nix::errno::Errno::EBADFD)))
+            } else {
+                match departure.body {
+                    Body::Received(place) => {
+                        let octets = self.burst.with_header(usize::from(place));
+                        send(&held.queue, octets, departure.offload, &mut self.scratch)
+                    }
+                    Body::Built(built) => {
+                        let octets = self.out.with_header(built, departure.offload);
+                        send(&held.queue, octets, departure.offload, &mut self.scratch)
+                    }
+                }
+            };
+            let Some(counters) = net.dp.counters(departure.to) else { continue };
+            match sent {
+                Ok(()) => counters.sent(len),
+                Err(QueueError::WouldBlock) => counters.not_sent(DropReason::EgressFull),
+                Err(QueueError::Refused(_)) => counters.not_sent(DropReason::EgressDown),
+                Err(error @ QueueError::Gone(_)) => {
+                    counters.not_sent(DropReason::EgressDown);
+                    if !held.dead {
+                        failed.push((departure.to, error));
+                    }
+                }
+            }
+        }
+        self.out.clear();
+        for (port, error) in failed {
+            self.failed(zone, port, error);
+        }
+    }
+
+    /// A device failed: if it is gone, the port is dead and somebody is told once.
+    fn failed(&mut self, zone: Zone, port: PortId, error: QueueError) {
+        let QueueError::Gone(errno) = error else { return };
+        let Some(held) = self.port_queue(zone, port) else { return };
+        if !std::mem::replace(&mut held.dead, true) {
+            let event =
+                Event::PortDied { network: NetworkId(zone.0), port, error: errno.to_string() };
+            // Nobody listens any more only when the switch is coming down.
+            let _ = self.setup.events.send(event);
+        }
+    }
+
+    /// Gives waiting flows their share.
+    fn serve_relay(&mut self, now: Instant) {
+        for _ in 0..self.setup.relay.queued().min(QUEUED_PER_TURN) {
+            let Some((_, key)) = self.setup.relay.next_queued() else { return };
+            self.with_flow(key, now, |relay, ctx| relay.serve_queued(key, ctx));
+        }
+    }
+
+    /// Does what is due.
+    fn serve_time(&mut self, now: Instant) {
+        while let Some((_, key)) = self.setup.relay.next_due(now) {
+            self.with_flow(key, now, |relay, ctx| relay.timeout(key, ctx));
+        }
+        self.setup.relay.sweep(&self.setup.conntrack, now);
+        if self.setup.housekeeper && now >= self.next_housekeeping {
+            self.next_housekeeping = now + HOUSEKEEPING;
+            let zones: Vec<_> = self.networks.keys().copied().collect();
+            for zone in zones {
+                if let Some(net) = self.networks.get_mut(&zone) {
+                    net.dp.handle_timeout(now, &mut self.out);
+                }
+                self.flush(zone);
+            }
+        }
+    }
+
+    /// Carries out what the control side asks; says whether to go on.
+    fn obey(&mut self, now: Instant) -> bool {
+        let commands: Vec<_> = self.setup.commands.try_iter().collect();
+        for command in commands {
+            match command {
+                Command::SetNetwork { zone, network, config, counters } => {
+                    let net = self.networks.entry(zone).or_insert_with(|| Net {
+                        dp: Datapath::new(network, Arc::clone(&config), counters),
+                        queues: Vec::new(),
+                    });
+                    net.dp.configure(config);
+                }
+                Command::RemoveNetwork { zone, done } => {
+                    self.end_flows(zone, None, now);
+                    self.networks.remove(&zone);
+                    done.tell();
+                }
+                Command::AddPort { zone, id, port, counters, queue, polled, done } => {
+                    let added = self.add_port(zone, id, &queue, polled);
+                    if added.is_ok()
+                        && let Some(net) = self.networks.get_mut(&zone)
+                    {
+                        net.dp.attach(id, port, counters);
+                        if net.queues.len() <= id.index() {
+                            net.queues.resize_with(id.index() + 1, || None);
+                        }
+                        let held = PortQueue { queue, polled, queued: false, dead: false };
+                        net.queues[id.index()] = Some(held);
+                        // Frames may wait already.
+                        self.enqueue(zone, id);
+                    }
+                    done.tell_result(added);
+                }
+                Command::RemovePort { zone, id, done } => {
+                    self.end_flows(zone, Some(id), now);
+                    if let Some(net) = self.networks.get_mut(&zone) {
+                        net.dp.detach(id);
+                        if let Some(slot) = net.queues.get_mut(id.index()) {
+                            if let Some(held) = slot.take().filter(|held| held.polled) {
+                                let fd = held.queue.raw_fd();
+                                let _ = self.setup.poll.registry().deregister(&mut SourceFd(&fd));
+                            }
+                        }
+                    }
+                    done.tell();
+                }
+                Command::Publish { published, reply } => {
+                    let _ = reply.send(self.setup.relay.publish(*published));
+                }
+                Command::Unpublish { key, done } => {
+                    self.setup.relay.unpublish(key, &self.setup.conntrack);
+                    done.tell();
+                }
+                Command::Take(handed) => self.take_over(&handed, now),
+                Command::Stop => return false,
+            }
+        }
+        true
+    }
+
+    fn add_port(&self, zone: Zone, id: PortId, queue: &Queue, polled: bool) -> io::Result<()> {
+        if !self.networks.contains_key(&zone) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        if polled {
+            let fd: RawFd = queue.raw_fd();
+            let token = port_token(zone, id);
+            self.setup.poll.registry().register(&mut SourceFd(&fd), token, Interest::READABLE)?;
+        }
+        Ok(())
+    }
+
+    fn end_flows(&mut self, zone: Zone, port: Option<PortId>, now: Instant) {
+        if let Some(net) = self.networks.get_mut(&zone) {
+            let ctx = Context { dp: &mut net.dp, out: &mut self.out, now };
+            self.setup.relay.end(port, &ctx);
+        }
+    }
+
+    fn give_up(&self, error: &io::Error) {
+        for (zone, net) in &self.networks {
+            let ports = net.queues.iter().enumerate().filter(|(_, held)| held.is_some());
+            for (index, _) in ports {
+                let port = PortId(u16::try_from(index).unwrap_or(u16::MAX));
+                let event = Event::PortDied {
+                    network: NetworkId(zone.0),
+                    port,
+                    error: format!("worker {} cannot poll: {error}", self.setup.index),
+                };
+                let _ = self.setup.events.send(event);
+            }
+        }
+    }
+}
+
+/// Hands a frame to the worker that owns its flow. The TAP steers a flow's frames to the queue its
+/// answers were written to, so this is for the first frames after a pause.
+fn hand_over(
+    others: &[(Sender<Command>, Arc<Waker>)],
+    key: Key,
+    zone: Zone,
+    port: PortId,
+    with_header: &[u8],
+) -> Result<(), DropReason> {
+    let (commands, waker) = others.get(usize::from(key.worker())).ok_or(DropReason::NoFlow)?;
+    let handed = Handed { zone, port, key, with_header: with_header.into() };
+    commands.try_send(Command::Take(handed)).map_err(|_| DropReason::RelayBufferFull)?;
+    waker.wake().map_err(|_| DropReason::RelayBufferFull)
+}
+
+/// Writes one frame, finished first where the device cannot take it as it is. Returns its octets.
+fn send(
+    queue: &Queue,
+    with_header: &[u8],
+    offload: Offload,
+    scratch: &mut Vec<u8>,
+) -> (usize, Result<(), QueueError>) {
+    let frame = &with_header[OFFLOAD_HEADER_LEN..];
+    if queue.offloads() == Offloads::Header || offload == Offload::NONE {
+        return (frame.len(), queue.send(with_header));
+    }
+    let mut outcome = Ok(());
+    let cut = segment::segment(frame, offload, scratch, &mut |plain| {
+        if outcome.is_ok() {
+            outcome = queue.send_plain(plain);
+        }
+    });
+    if cut.is_err() {
+        outcome = Err(QueueError::Refused(nix::errno::Errno::EINVAL));
+    }
+    (frame.len(), outcome)
+}
+
+fn add(count: &AtomicU64) {
+    count.store(count.load(Relaxed) + 1, Relaxed);
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "64-bit targets only, as relay::Key asserts")]
+const fn port_token(zone: Zone, port: PortId) -> Token {
+    Token((PORT_KIND << 48 | (zone.0 as u64) << 16 | port.0 as u64) as usize)
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "takes the fields apart")]
+const fn port_of(token: Token) -> Option<(Zone, PortId)> {
+    let word = token.0 as u64;
+    if (word >> 48) & 0xff == PORT_KIND {
+        Some((Zone((word >> 16) as u16), PortId(word as u16)))
+    } else {
+        None
+    }
+}
