@@ -71,15 +71,6 @@ pub fn set_down(ifname: &str) -> Result<(), Error> {
     set_flags(ifname, LinkFlags::empty(), LinkFlags::Up, "down")
 }
 
-/// Lets an interface receive every frame (`IFF_PROMISC`), or only its own again.
-///
-/// # Errors
-/// As [`set_up`].
-pub fn set_promiscuous(ifname: &str, on: bool) -> Result<(), Error> {
-    let flags = if on { LinkFlags::Promisc } else { LinkFlags::empty() };
-    set_flags(ifname, flags, LinkFlags::Promisc, "promiscuous")
-}
-
 fn set_flags(ifname: &str, flags: LinkFlags, mask: LinkFlags, word: &str) -> Result<(), Error> {
     let mut message = message_for(ifname)?;
     message.header.flags = flags;

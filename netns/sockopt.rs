@@ -3,15 +3,17 @@
 //! Each function is one system call (or says which), takes any borrowed descriptor, and gives the
 //! kernel only pointers to its own locals or to the caller's slices. Byte counts are octets.
 
-use std::io::{self, IoSliceMut};
+use std::cell::UnsafeCell;
+use std::io;
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::ptr;
 use std::sync::OnceLock;
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::sockopt::ReceiveTimeout;
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recvmsg, setsockopt, socket};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socket};
 use nix::sys::time::{TimeVal, TimeValLike};
 
 /// Sets where `MSG_PEEK` starts: that many octets after the first unread one, moving along with each
@@ -39,47 +41,58 @@ pub fn peek_off_supported() -> bool {
 }
 
 /// Peeks what follows the first `skip` unread octets, without moving anything: for kernels where
-/// [`peek_off_supported`] says no. The skipped octets are copied to a scratch page, again and again.
+/// [`peek_off_supported`] says no. The kernel copies the skipped octets too, and they are lost sight
+/// of at once; that is the price of such a kernel.
 ///
-/// Returns the octets put into `buf`; 0 while no more than `skip` are there.
+/// Returns the octets put into `buf`; 0 while no more than `skip` are there, or after the peer's FIN.
 ///
 /// # Errors
-/// `WouldBlock` where nothing at all is there; what recvmsg(2) says.
+/// `WouldBlock` where nothing at all is there; `EINVAL` for more than 64 MB to skip.
 pub fn peek_after(fd: impl AsFd, skip: usize, buf: &mut [u8]) -> io::Result<usize> {
-    // Overlapping targets are the kernel's to write in order; for Rust each must be its own memory.
-    const PAGE: usize = 16 * 1024;
-    // IOV_MAX is 1024 (limits.h): what a scratch of that many pages cannot skip is not asked for.
-    const PAGES: usize = 1000;
-    if skip > PAGE * PAGES {
+    const SCRATCH: usize = 64 << 10;
+    /// `UIO_MAXIOV` of `<linux/uio.h>` is 1024.
+    const MOST: usize = 1000;
+    thread_local! {
+        static SKIPPED: UnsafeCell<[u8; SCRATCH]> = const { UnsafeCell::new([0; SCRATCH]) };
+    }
+    if skip > SCRATCH * MOST {
         return Err(io::Error::from_raw_os_error(libc::EINVAL));
     }
-    let mut scratch = vec![0; skip];
-    let mut slices = [IoSliceMut::new(&mut scratch), IoSliceMut::new(buf)];
-    let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
-    let got = recvmsg::<()>(fd.as_fd().as_raw_fd(), &mut slices, None, flags)?.bytes;
-    match got {
-        0 => Ok(0),
-        got => Ok(got.saturating_sub(skip)),
-    }
+    let got = SKIPPED.with(|skipped| {
+        let skipped: *mut libc::c_void = skipped.get().cast();
+        let mut slices: Vec<libc::iovec> = (0..skip.div_ceil(SCRATCH))
+            .map(|nth| libc::iovec {
+                iov_base: skipped,
+                iov_len: SCRATCH.min(skip - nth * SCRATCH),
+            })
+            .collect();
+        slices.push(libc::iovec { iov_base: buf.as_mut_ptr().cast(), iov_len: buf.len() });
+        let mut message = mem::MaybeUninit::<libc::msghdr>::zeroed();
+        // SAFETY: a msghdr of zeros is one without name, buffers or control: null and 0 throughout.
+        let message = unsafe { message.assume_init_mut() };
+        message.msg_iov = slices.as_mut_ptr();
+        message.msg_iovlen = slices.len() as _;
+        let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
+        // SAFETY: `message` leads to `slices`; each of those is a part of this thread's scratch, to
+        // which no reference is ever made, or the caller's whole slice. All outlive the call.
+        let got = unsafe { libc::recvmsg(fd.as_fd().as_raw_fd(), message, flags) };
+        usize::try_from(got).map_err(|_| io::Error::last_os_error())
+    })?;
+    Ok(got.saturating_sub(skip))
 }
 
 /// Throws away up to `octets` unread octets of a TCP socket without copying them:
 /// `recv(NULL, MSG_TRUNC | MSG_DONTWAIT)`, tcp(7).
 ///
-/// Returns how many; 0 is the peer's FIN.
+/// Returns how many; 0 is the peer's FIN. Moves the offset of [`set_peek_off`] back as far.
 ///
 /// # Errors
-/// `WouldBlock` where none is there. `EINVAL` on a socket that is not TCP, where the call would
-/// mean something else.
+/// `WouldBlock` where none is there. `EFAULT` on a socket that is not TCP.
 pub fn recv_discard(fd: impl AsFd, octets: usize) -> io::Result<usize> {
-    let fd = fd.as_fd();
-    if get_int(fd, libc::SOL_SOCKET, libc::SO_PROTOCOL)? != libc::IPPROTO_TCP {
-        return Err(io::Error::from_raw_os_error(libc::EINVAL));
-    }
     let flags = libc::MSG_TRUNC | libc::MSG_DONTWAIT;
-    // SAFETY: `fd` is a TCP socket, open for the call; with MSG_TRUNC tcp_recvmsg_locked()
-    // (net/ipv4/tcp.c) copies nothing, so the null buffer is never written to.
-    let got = unsafe { libc::recv(fd.as_raw_fd(), std::ptr::null_mut(), octets, flags) };
+    // SAFETY: with MSG_TRUNC tcp_recvmsg_locked() (net/ipv4/tcp.c) copies nothing; what copies all
+    // the same finds no memory at null and says EFAULT. No memory of ours is named.
+    let got = unsafe { libc::recv(fd.as_fd().as_raw_fd(), ptr::null_mut(), octets, flags) };
     usize::try_from(got).map_err(|_| io::Error::last_os_error())
 }
 
@@ -269,4 +282,134 @@ fn get<T: Copy + Default>(fd: impl AsFd, level: libc::c_int, name: libc::c_int) 
         libc::getsockopt(fd.as_fd().as_raw_fd(), level, name, to.cast(), &raw mut octets)
     };
     if done == 0 { Ok(value) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+    use super::*;
+
+    /// Two ends of a connection on the loopback.
+    fn connection(at: &str) -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind(at).expect("a loopback");
+        let near = TcpStream::connect(listener.local_addr().expect("bound")).expect("connect");
+        (near, listener.accept().expect("accept").0)
+    }
+
+    fn octets(count: usize) -> Vec<u8> {
+        (0..count).map(|at| u8::try_from(at % 251).expect("below 251")).collect()
+    }
+
+    /// Waits until `count` octets can be peeked at.
+    fn arrived(stream: &TcpStream, count: usize) {
+        let mut buf = vec![0; count];
+        for _ in 0..10_000 {
+            let mut readable = [PollFd::new(stream.as_fd(), PollFlags::POLLIN)];
+            poll(&mut readable, PollTimeout::from(1000u16)).expect("poll");
+            if stream.peek(&mut buf).is_ok_and(|got| got == count) {
+                return;
+            }
+        }
+        panic!("{count} octets never arrived");
+    }
+
+    #[test]
+    fn peeking_skips_what_was_seen_with_either_method() {
+        for at in ["127.0.0.1:0", "[::1]:0"] {
+            let (mut near, mut far) = connection(at);
+            let sent = octets(100_000);
+            near.write_all(&sent).expect("send");
+            arrived(&far, sent.len());
+            let mut buf = [0; 1000];
+            for skip in [0, 1, 65_535, 65_536, 65_537, 99_000] {
+                assert_eq!(peek_after(&far, skip, &mut buf).expect("peek"), 1000, "{skip}");
+                assert_eq!(buf, sent[skip..skip + 1000], "{skip}");
+            }
+            assert_eq!(peek_after(&far, 99_500, &mut buf).expect("peek"), 500);
+            assert_eq!(peek_after(&far, 100_000, &mut buf).expect("peek"), 0);
+            assert_eq!(peek_after(&far, 200_000, &mut buf).expect("peek"), 0);
+            if peek_off_supported() {
+                set_peek_off(&far, Some(70_000)).expect("supported");
+                assert_eq!(far.peek(&mut buf).expect("peek"), 1000);
+                assert_eq!(buf, sent[70_000..71_000]);
+                assert_eq!(far.peek(&mut buf).expect("peek"), 1000);
+                assert_eq!(buf, sent[71_000..72_000], "it moves along");
+                assert_eq!(recv_discard(&far, 70_000).expect("discard"), 70_000);
+                assert_eq!(far.peek(&mut buf).expect("peek"), 1000);
+                assert_eq!(buf, sent[72_000..73_000], "and stays where it was in the stream");
+                set_peek_off(&far, None).expect("supported");
+            } else {
+                assert_eq!(recv_discard(&far, 70_000).expect("discard"), 70_000);
+            }
+            let mut rest = vec![0; 30_000];
+            far.read_exact(&mut rest).expect("the rest");
+            assert_eq!(rest, sent[70_000..]);
+            let none = recv_discard(&far, 1).expect_err("nothing there");
+            assert_eq!(none.kind(), io::ErrorKind::WouldBlock);
+            let none = peek_after(&far, 0, &mut buf).expect_err("nothing there");
+            assert_eq!(none.kind(), io::ErrorKind::WouldBlock);
+            drop(near);
+            assert_eq!(far.read(&mut buf).expect("FIN"), 0);
+            assert_eq!(recv_discard(&far, 1).expect("FIN"), 0);
+        }
+    }
+
+    #[test]
+    fn discarding_is_for_tcp() {
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("a loopback");
+        socket.send_to(b"datagram", socket.local_addr().expect("bound")).expect("send");
+        let err = recv_discard(&socket, 8).expect_err("not TCP");
+        assert_eq!(err.raw_os_error(), Some(libc::EFAULT));
+    }
+
+    #[test]
+    fn what_was_sent_is_counted_until_acknowledged() {
+        let (mut near, mut far) = connection("127.0.0.1:0");
+        near.set_nonblocking(true).expect("non-blocking");
+        let mut sent = 0;
+        while let Ok(more) = near.write(&[0; 65_536]) {
+            sent += more;
+        }
+        // The far side reads nothing, so what its buffer has no room for is still here.
+        let waiting = unsent(&near).expect("TCP");
+        assert!(0 < waiting && waiting <= sent, "{waiting} of {sent}");
+        assert!(notsent(&near).expect("TCP") <= waiting);
+        let info = tcp_info(&near).expect("TCP");
+        assert_eq!(info.state, 1);
+        assert!(info.snd_mss >= 536 && info.snd_cwnd > 0, "{info:?}");
+        assert!(usize::try_from(info.notsent).is_ok_and(|notsent| notsent <= sent), "{info:?}");
+        let mut rest = vec![0; sent];
+        far.read_exact(&mut rest).expect("all of it");
+        for _ in 0..100_000 {
+            if unsent(&near).expect("TCP") == 0 {
+                let info = tcp_info(&near).expect("TCP");
+                assert!(info.rtt > Duration::ZERO && info.snd_wnd > 0, "{info:?}");
+                return;
+            }
+            std::thread::yield_now();
+        }
+        panic!("never acknowledged");
+    }
+
+    #[test]
+    fn a_process_that_ends_makes_its_descriptor_readable() {
+        let mut child = std::process::Command::new("true").spawn().expect("coreutils");
+        let pidfd = pidfd_open(child.id()).expect("our child");
+        let mut ended = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+        assert_eq!(poll(&mut ended, PollTimeout::from(10_000u16)), Ok(1));
+        child.wait().expect("our child");
+        // Above pid_max (2^22).
+        let err = pidfd_open(4_194_305).expect_err("no process");
+        assert_eq!(err.raw_os_error(), Some(libc::ESRCH));
+    }
+
+    #[test]
+    fn the_limit_of_descriptors_is_the_hard_one() {
+        let limit = raise_nofile_limit().expect("never above the hard limit");
+        assert_eq!(getrlimit(Resource::RLIMIT_NOFILE), Ok((limit, limit)));
+    }
 }
