@@ -47,9 +47,8 @@ impl From<Errno> for QueueError {
 
 impl Queue {
     pub(crate) fn new(fd: OwnedFd, offloads: Offloads) -> Self {
-        let packet = fstat(&fd).is_ok_and(|stat| {
-            SFlag::from_bits_truncate(stat.st_mode).contains(SFlag::S_IFSOCK)
-        });
+        let packet = fstat(&fd)
+            .is_ok_and(|stat| SFlag::from_bits_truncate(stat.st_mode).contains(SFlag::S_IFSOCK));
         Self { fd, offloads, packet }
     }
 

@@ -11,9 +11,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant as HostInstant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
-use datapath::{
-    DropReason, Network, Port, PortCounters, PortId, PortTotals, network,
-};
+use datapath::{DropReason, Network, Port, PortCounters, PortId, PortTotals, network};
 use mio::{Poll, Waker};
 use nat::{Conntrack, Direction, Profile, Zone};
 use relay::{Key, Limits, Published, Relay, Shared};
@@ -286,10 +284,7 @@ impl Switch {
     }
 
     /// Asks every worker and waits for all; the first error is told.
-    fn ask_all(
-        &self,
-        mut command: impl FnMut(usize, Done) -> Option<Command>,
-    ) -> io::Result<()> {
+    fn ask_all(&self, mut command: impl FnMut(usize, Done) -> Option<Command>) -> io::Result<()> {
         let (done, answers) = bounded(self.workers.len());
         let mut asked = 0;
         for (index, worker) in self.workers.iter().enumerate() {

@@ -165,8 +165,8 @@ impl Worker {
         if busy > Span::ZERO && now < self.last_work + busy {
             return Some(Duration::ZERO);
         }
-        let housekeeping = (self.setup.housekeeper && !self.networks.is_empty())
-            .then_some(self.next_housekeeping);
+        let housekeeping =
+            (self.setup.housekeeper && !self.networks.is_empty()).then_some(self.next_housekeeping);
         let next = [self.setup.relay.poll_timeout(), housekeeping].into_iter().flatten().min()?;
         // A sleep cut to whole milliseconds would end before its time, and spin.
         Some(Duration::from_micros((next - now).total_micros()).max(Duration::from_millis(1)))
