@@ -215,8 +215,8 @@ impl PartialChecksum {
     }
 }
 
-/// Makes the checksum of a frame that was left partial, over everything from `start` to the frame's
-/// end as `skb_checksum_help` in `net/core/dev.c` does.
+/// Makes a checksum that was left partial, over everything from `start` to the end of `frame`, as
+/// `skb_checksum_help` in `net/core/dev.c` does.
 ///
 /// # Errors
 ///

@@ -17,6 +17,7 @@ pub mod fragment;
 pub mod frame;
 mod gateway;
 pub mod icmp;
+mod layout;
 pub mod neighbour;
 pub mod network;
 pub mod offload;

@@ -6,14 +6,11 @@
 //! EINVAL; [`Offload::check`] therefore refuses what `virtio_net_hdr_to_skb` refuses, and besides
 //! whatever would let a later checksum overwrite a header that was already judged.
 
-use std::net::IpAddr;
+use smoltcp::wire::{IPV4_HEADER_LEN, IpProtocol, IpVersion, TcpPacket, UDP_HEADER_LEN, UdpPacket};
 
-use smoltcp::wire::{
-    IpProtocol, IpVersion, Ipv4Packet, Ipv6ExtHeader, Ipv6Packet, TcpPacket, UdpPacket,
-};
-
-use crate::checksum::{self, ICMP_FIELD, Sum, TCP_FIELD, UDP_FIELD};
+use crate::checksum::{self, ICMP_FIELD, TCP_FIELD, UDP_FIELD};
 use crate::drop::DropReason;
+use crate::layout::{Layout, network_offset};
 use crate::port::ETHERNET_HEADER_LEN;
 
 pub use crate::checksum::PartialChecksum;
@@ -37,13 +34,6 @@ const GSO_ECN: u8 = 0x80;
 
 /// A segment size the kernel keeps for itself (`include/linux/skbuff.h`).
 const GSO_BY_FRAGS: u16 = 0xffff;
-
-const VLAN_TAG_LEN: usize = 4;
-const UDP_HEADER_LEN: usize = 8;
-
-/// Extension headers looked through before giving up; RFC 8200 §4.1 knows seven in a sensible
-/// order.
-const MAX_EXTENSION_HEADERS: usize = 8;
 
 /// How a frame is to be cut before it reaches a wire. `size` is the payload, in octets, of every
 /// segment but the last, which may be shorter; a frame with no more payload than that is one
@@ -169,8 +159,8 @@ impl Offload {
     ///
     /// # Errors
     ///
-    /// [`DropReason::Malformed`] if `frame` is not TCP over IP; [`DropReason::BadOffload`] if it is
-    /// a fragment, or cannot be cut so.
+    /// [`DropReason::Malformed`] if `frame` is not TCP over IP to its last octet;
+    /// [`DropReason::BadOffload`] if it is a fragment, or cannot be cut so.
     pub fn for_tcp(frame: &mut [u8], size: u16) -> Result<Self, DropReason> {
         let layout = Layout::of(frame)?.ok_or(DropReason::Malformed)?;
         if layout.protocol != IpProtocol::Tcp {
@@ -192,11 +182,14 @@ impl Offload {
     ///
     /// # Errors
     ///
-    /// [`DropReason::Malformed`] if `frame` is not UDP over IP; [`DropReason::BadOffload`] if it is
-    /// a fragment, or cannot be cut so (more than [`MAX_DATAGRAMS`]).
+    /// [`DropReason::Malformed`] if `frame` is not UDP over IP to its last octet;
+    /// [`DropReason::BadOffload`] if it is a fragment, or cannot be cut so (more than
+    /// [`MAX_DATAGRAMS`]).
     pub fn for_udp(frame: &mut [u8], size: u16) -> Result<Self, DropReason> {
         let layout = Layout::of(frame)?.ok_or(DropReason::Malformed)?;
-        if layout.protocol != IpProtocol::Udp || layout.len() < UDP_HEADER_LEN {
+        let datagram = UdpPacket::new_checked(&frame[layout.transport..layout.end])
+            .map_err(|_| DropReason::Malformed)?;
+        if layout.protocol != IpProtocol::Udp || usize::from(datagram.len()) != layout.len() {
             return Err(DropReason::Malformed);
         }
         Self::finish(frame, &layout, UDP_FIELD, UDP_HEADER_LEN, Gso::Udp { size })
@@ -209,6 +202,10 @@ impl Offload {
         header_len: usize,
         gso: Gso,
     ) -> Result<Self, DropReason> {
+        // The kernel would sum what follows, and the pseudo-header takes the final destination.
+        if layout.end != frame.len() || layout.source_routed {
+            return Err(DropReason::Malformed);
+        }
         let payload = layout.len() - header_len;
         let whole = gso.size().is_some_and(|size| payload <= usize::from(size));
         let word = |octets: usize| u16::try_from(octets).map_err(|_| DropReason::Malformed);
@@ -232,18 +229,24 @@ impl Offload {
     ///
     /// [`DropReason::BadOffload`].
     pub fn check(&self, frame: &[u8]) -> Result<(), DropReason> {
-        // tun_get_user() refuses a longer header_len.
-        if usize::from(self.header_len) > frame.len() {
+        self.fit(frame).map(|_| ())
+    }
+
+    /// The same, with what was found out about the frame if there is work to do on an IP packet.
+    pub(crate) fn fit(&self, frame: &[u8]) -> Result<Option<Layout>, DropReason> {
+        // tun_get_user() refuses a hint that ends in the Ethernet header or behind the frame.
+        let hint = usize::from(self.header_len);
+        if hint > frame.len() || (1..ETHERNET_HEADER_LEN).contains(&hint) {
             return Err(DropReason::BadOffload);
         }
         if self.checksum.is_none() && self.gso == Gso::None {
-            return Ok(());
+            return Ok(None);
         }
         let layout = Layout::of(frame).map_err(|_| DropReason::BadOffload)?;
         let fits = self.checksum.is_none_or(|partial| is_field(partial, frame, layout.as_ref()));
-        match (fits, self.gso, layout) {
-            (true, Gso::None, _) => Ok(()),
-            (true, _, Some(layout)) if self.can_cut(frame, &layout) => Ok(()),
+        match (fits, self.gso, &layout) {
+            (true, Gso::None, _) => Ok(layout),
+            (true, _, Some(known)) if self.can_cut(frame, known) => Ok(layout),
             _ => Err(DropReason::BadOffload),
         }
     }
@@ -292,17 +295,19 @@ impl Offload {
         whole.min(layout.transport + header_len + usize::from(size) - layout.network)
     }
 
-    /// Makes the checksum that was left partial; afterwards the frame goes with [`Offload::NONE`].
+    /// Makes the checksum that was left partial, over the packet and not the padding behind it;
+    /// afterwards the frame goes with [`Offload::NONE`].
     ///
     /// # Errors
     ///
     /// [`DropReason::BadOffload`] if the header does not fit the frame, or if the frame has to be
     /// cut first ([`crate::segment::segment`]).
     pub fn complete(&self, frame: &mut [u8]) -> Result<(), DropReason> {
-        self.check(frame)?;
+        let layout = self.fit(frame)?;
+        let end = layout.map_or(frame.len(), |layout| layout.end);
         match (self.gso, self.checksum) {
             (Gso::None, None) => Ok(()),
-            (Gso::None, Some(partial)) => checksum::complete(frame, partial),
+            (Gso::None, Some(partial)) => checksum::complete(&mut frame[..end], partial),
             _ => Err(DropReason::BadOffload),
         }
     }
@@ -337,7 +342,9 @@ impl Offload {
 fn is_field(partial: PartialChecksum, frame: &[u8], layout: Option<&Layout>) -> bool {
     let start = usize::from(partial.start);
     let Some(layout) = layout else {
-        return start >= network_offset(frame) && partial.field() + 2 <= frame.len();
+        // virtio_net_hdr_to_skb() wants room for an IPv4 header, whatever the EtherType.
+        let earliest = network_offset(frame).max(ETHERNET_HEADER_LEN + IPV4_HEADER_LEN);
+        return start >= earliest && partial.field() + 2 <= frame.len();
     };
     if partial.field() + 2 > layout.end || layout.fragment {
         return false;
@@ -352,150 +359,4 @@ fn is_field(partial: PartialChecksum, frame: &[u8], layout: Option<&Layout>) -> 
         return partial.offset == offset;
     }
     behind.is_some_and(|header_len| start >= layout.transport + header_len)
-}
-
-/// Where the payload of the frame begins: behind the Ethernet header and one VLAN tag, if any.
-fn network_offset(frame: &[u8]) -> usize {
-    match frame.get(12..14) {
-        Some([0x81, 0x00] | [0x88, 0xa8]) => ETHERNET_HEADER_LEN + VLAN_TAG_LEN,
-        _ => ETHERNET_HEADER_LEN,
-    }
-}
-
-/// Where the headers of an IP packet lie in its frame; offsets are octets from the frame's first.
-///
-/// Unlike the gateway's reading of a packet this one knows VLAN tags and judges nothing.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Layout {
-    /// The family.
-    pub(crate) version: IpVersion,
-    /// Where the IP header begins.
-    pub(crate) network: usize,
-    /// Where the transport header begins, behind options and extension headers.
-    pub(crate) transport: usize,
-    /// One past the packet's last octet; what follows is padding.
-    pub(crate) end: usize,
-    /// What the transport header is.
-    pub(crate) protocol: IpProtocol,
-    /// Whether it is a piece of a packet.
-    pub(crate) fragment: bool,
-    /// Whether the destination in the header is not the final one (RFC 8200 §8.1).
-    pub(crate) source_routed: bool,
-}
-
-impl Layout {
-    /// Reads the headers; `None` if the frame is not IP.
-    ///
-    /// # Errors
-    ///
-    /// [`DropReason::Malformed`] if a header is not whole or contradicts the frame.
-    pub(crate) fn of(frame: &[u8]) -> Result<Option<Self>, DropReason> {
-        let network = network_offset(frame);
-        let (Some(ethertype), Some(octets)) =
-            (frame.get(network - 2..network), frame.get(network..))
-        else {
-            return Err(DropReason::Malformed);
-        };
-        match ethertype {
-            [0x08, 0x00] => Self::of_ipv4(octets, network).map(Some),
-            [0x86, 0xdd] => Self::of_ipv6(octets, network).map(Some),
-            _ => Ok(None),
-        }
-    }
-
-    fn of_ipv4(octets: &[u8], network: usize) -> Result<Self, DropReason> {
-        let header = Ipv4Packet::new_checked(octets).map_err(|_| DropReason::Malformed)?;
-        if header.version() != 4 {
-            return Err(DropReason::Malformed);
-        }
-        Ok(Self {
-            version: IpVersion::Ipv4,
-            network,
-            transport: network + usize::from(header.header_len()),
-            end: network + usize::from(header.total_len()),
-            protocol: header.next_header(),
-            fragment: header.more_frags() || header.frag_offset() != 0,
-            source_routed: false,
-        })
-    }
-
-    fn of_ipv6(octets: &[u8], network: usize) -> Result<Self, DropReason> {
-        let header = Ipv6Packet::new_checked(octets).map_err(|_| DropReason::Malformed)?;
-        if header.version() != 6 {
-            return Err(DropReason::Malformed);
-        }
-        let octets = &octets[..header.total_len()];
-        let mut layout = Self {
-            version: IpVersion::Ipv6,
-            network,
-            transport: network + header.header_len(),
-            end: network + octets.len(),
-            protocol: header.next_header(),
-            fragment: false,
-            source_routed: false,
-        };
-        for _ in 0..=MAX_EXTENSION_HEADERS {
-            let rest = &octets[layout.transport - network..];
-            match layout.protocol {
-                IpProtocol::HopByHop | IpProtocol::Ipv6Opts | IpProtocol::Ipv6Route => {
-                    let header = Ipv6ExtHeader::new_checked(rest);
-                    let header = header.map_err(|_| DropReason::Malformed)?;
-                    let segments_left = layout.protocol == IpProtocol::Ipv6Route && rest[3] != 0;
-                    layout.source_routed |= segments_left;
-                    layout.protocol = header.next_header();
-                    layout.transport += 8 * (usize::from(header.header_len()) + 1);
-                }
-                IpProtocol::Ipv6Frag => {
-                    // Not read as the others: its second octet is no length (RFC 8200 §4.5).
-                    let header = rest.first_chunk::<8>().ok_or(DropReason::Malformed)?;
-                    layout.protocol = header[0].into();
-                    layout.transport += header.len();
-                    layout.fragment = u16::from_be_bytes([header[2], header[3]]) & 0xfff9 != 0;
-                    if layout.fragment {
-                        return Ok(layout);
-                    }
-                }
-                _ => return Ok(layout),
-            }
-        }
-        Err(DropReason::Malformed)
-    }
-
-    /// Octets of the transport header and its payload.
-    pub(crate) const fn len(&self) -> usize {
-        self.end - self.transport
-    }
-
-    /// Octets of the transport header, if it is TCP or UDP and whole.
-    pub(crate) fn transport_header_len(&self, frame: &[u8]) -> Option<usize> {
-        let octets = &frame[self.transport..self.end];
-        match self.protocol {
-            IpProtocol::Tcp => {
-                TcpPacket::new_checked(octets).ok().map(|tcp| usize::from(tcp.header_len()))
-            }
-            IpProtocol::Udp => (octets.len() >= UDP_HEADER_LEN).then_some(UDP_HEADER_LEN),
-            _ => None,
-        }
-    }
-
-    /// The sender.
-    pub(crate) fn src(&self, frame: &[u8]) -> IpAddr {
-        match self.version {
-            IpVersion::Ipv4 => Ipv4Packet::new_unchecked(&frame[self.network..]).src_addr().into(),
-            IpVersion::Ipv6 => Ipv6Packet::new_unchecked(&frame[self.network..]).src_addr().into(),
-        }
-    }
-
-    /// The addressee, as the IP header names it.
-    pub(crate) fn dst(&self, frame: &[u8]) -> IpAddr {
-        match self.version {
-            IpVersion::Ipv4 => Ipv4Packet::new_unchecked(&frame[self.network..]).dst_addr().into(),
-            IpVersion::Ipv6 => Ipv6Packet::new_unchecked(&frame[self.network..]).dst_addr().into(),
-        }
-    }
-
-    /// The pseudo-header, of a segment of `len` octets.
-    pub(crate) fn pseudo_header(&self, frame: &[u8], len: usize) -> Sum {
-        Sum::pseudo_header(self.src(frame), self.dst(frame), self.protocol.into(), len)
-    }
 }

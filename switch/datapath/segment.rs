@@ -11,13 +11,15 @@ use smoltcp::wire::{IpProtocol, IpVersion, Ipv4Packet, Ipv6Packet, TcpPacket, Ud
 
 use crate::checksum::{PseudoSum, Sum};
 use crate::drop::DropReason;
-use crate::offload::{Gso, Layout, Offload};
+use crate::layout::Layout;
+use crate::offload::{Gso, Offload};
 
 /// Does what `offload` left undone on `frame` and hands each plain frame to `emit`, in order.
 /// Returns how many there were: at least one.
 ///
-/// A frame with nothing left undone is handed on as it is. `scratch` is overwritten; it grows to
-/// the longest frame it has met and allocates no more.
+/// A frame with nothing left undone is handed on as it is, and one whose payload fits a segment is
+/// not cut but completed. `scratch` is overwritten; it grows to the longest frame it has met and
+/// allocates no more.
 ///
 /// # Errors
 ///
@@ -28,24 +30,22 @@ pub fn segment(
     scratch: &mut Vec<u8>,
     emit: &mut dyn FnMut(&[u8]),
 ) -> Result<usize, DropReason> {
-    offload.check(frame)?;
-    match (offload.gso, offload.checksum) {
-        (Gso::None, None) => {
-            emit(frame);
-            Ok(1)
-        }
-        (Gso::None, Some(_)) => {
-            scratch.clear();
-            scratch.extend_from_slice(frame);
-            offload.complete(scratch)?;
-            emit(scratch);
-            Ok(1)
-        }
-        (Gso::Tcp4 { size, .. } | Gso::Tcp6 { size, .. } | Gso::Udp { size }, _) => {
-            let cutter = Cutter::new(frame, offload).ok_or(DropReason::BadOffload)?;
-            Ok(cutter.cut(usize::from(size), scratch, emit))
+    let layout = offload.fit(frame)?;
+    if let (Some(size), Some(layout)) = (offload.gso.size(), layout) {
+        let cutter = Cutter::new(frame, layout, offload).ok_or(DropReason::BadOffload)?;
+        if cutter.payload().len() > usize::from(size) {
+            return Ok(cutter.cut(usize::from(size), scratch, emit));
         }
     }
+    if offload.checksum.is_none() {
+        emit(frame);
+    } else {
+        scratch.clear();
+        scratch.extend_from_slice(frame);
+        Offload { gso: Gso::None, ..offload }.complete(scratch)?;
+        emit(scratch);
+    }
+    Ok(1)
 }
 
 /// A frame that [`Offload::check`] found fit to be cut.
@@ -53,15 +53,14 @@ struct Cutter<'a> {
     frame: &'a [u8],
     layout: Layout,
     /// Where the payload begins.
-    payload: usize,
+    body: usize,
     /// The pseudo-header less its length, which differs per segment.
     pseudo_header: Sum,
 }
 
 impl<'a> Cutter<'a> {
-    fn new(frame: &'a [u8], offload: Offload) -> Option<Self> {
-        let layout = Layout::of(frame).ok()??;
-        let payload = layout.transport + layout.transport_header_len(frame)?;
+    fn new(frame: &'a [u8], layout: Layout, offload: Offload) -> Option<Self> {
+        let body = layout.transport + layout.transport_header_len(frame)?;
         let pseudo_header = match offload.checksum {
             Some(partial) => {
                 let field = frame.get(partial.field()..)?.first_chunk::<2>()?;
@@ -69,19 +68,22 @@ impl<'a> Cutter<'a> {
             }
             None => layout.pseudo_header(frame, 0),
         };
-        Some(Self { frame, layout, payload, pseudo_header })
+        Some(Self { frame, layout, body, pseudo_header })
+    }
+
+    /// What is to be cut, without the padding behind the packet.
+    fn payload(&self) -> &'a [u8] {
+        &self.frame[self.body..self.layout.end]
     }
 
     fn cut(&self, size: usize, scratch: &mut Vec<u8>, emit: &mut dyn FnMut(&[u8])) -> usize {
-        let payload = &self.frame[self.payload..self.layout.end];
+        let payload = self.payload();
         scratch.clear();
-        scratch.extend_from_slice(&self.frame[..self.payload]);
+        scratch.extend_from_slice(&self.frame[..self.body]);
         let mut count = 0;
-        // A frame without payload is one segment all the same.
-        while count == 0 || count * size < payload.len() {
+        for piece in payload.chunks(size) {
             let at = count * size;
-            let piece = &payload[at..payload.len().min(at + size)];
-            scratch.truncate(self.payload);
+            scratch.truncate(self.body);
             scratch.extend_from_slice(piece);
             self.write_network_header(scratch, count);
             match self.layout.protocol {

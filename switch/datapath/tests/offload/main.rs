@@ -144,6 +144,32 @@ fn octets_behind_the_packet_are_no_payload() {
     assert_eq!(lengths(&cut(&frame, offload).unwrap()), [20, 10]);
 }
 
+/// Whoever verifies it sums to the end the IP header names.
+#[test]
+fn padding_is_not_covered() {
+    for craft in [Craft::udp4(31), Craft::tcp6(5)] {
+        let (mut frame, offload) = craft.partial();
+        frame.extend([0xee; 7]);
+        assert_eq!(offload.complete(&mut frame), Ok(()));
+        assert_eq!(Offload::NONE.verify(&frame), Ok(()));
+        assert_eq!(frame[..frame.len() - 7], craft.frame());
+    }
+}
+
+/// As the kernel: too small to be cut is nothing to be cut, and its IP header is none of our
+/// business.
+#[test]
+fn what_fits_a_segment_is_only_completed() {
+    let craft = Craft::tcp4(20);
+    let (mut frame, offload) = craft.super_frame(20);
+    frame[24] ^= 0xff;
+    let mut pieces = Vec::new();
+    segment(&frame, offload, &mut Vec::new(), &mut |piece| pieces.push(piece.to_vec())).unwrap();
+    let mut expected = craft.frame();
+    expected[24] ^= 0xff;
+    assert_eq!(pieces, [expected]);
+}
+
 /// A wrong sum must not come out right: the receiver has to see that something is wrong.
 #[test]
 #[should_panic(expected = "TCP checksum")]
@@ -304,16 +330,20 @@ fn what_is_no_ip_may_be_completed_but_not_cut() {
         gso: Gso::None,
         ..offload
     };
-    assert_eq!(partial(17).check(&frame), Err(DropReason::BadOffload));
-    assert_eq!(partial(18).check(&frame), Ok(()));
+    // The kernel wants room for an IPv4 header behind the Ethernet header.
+    assert_eq!(partial(33).check(&frame), Err(DropReason::BadOffload));
+    assert_eq!(partial(34).check(&frame), Ok(()));
 }
 
 #[test]
-fn the_hint_must_not_exceed_the_frame() {
+fn the_hint_must_be_one_the_kernel_takes() {
     let frame = Craft::tcp4(3).frame();
     let hint = |header_len| Offload { header_len, ..Offload::NONE };
     let len = u16::try_from(frame.len()).unwrap();
     assert_eq!(hint(len).check(&frame), Ok(()));
+    for (header_len, expected) in [(0, true), (1, false), (13, false), (14, true)] {
+        assert_eq!(hint(header_len).check(&frame).is_ok(), expected);
+    }
     assert_eq!(hint(len + 1).check(&frame), Err(DropReason::BadOffload));
 }
 
@@ -384,6 +414,16 @@ fn the_constructors_want_their_own_protocol() {
     frame[12..14].copy_from_slice(&[0x08, 0x06]);
     assert_eq!(Offload::for_tcp(&mut frame, 5), malformed);
     assert_eq!(Offload::for_tcp(&mut Craft::tcp4(10).frame(), 0), Err(DropReason::BadOffload));
+
+    // What makes a sum of ours wrong: padding, a length of its own, another final destination.
+    let mut padded = Craft::tcp6(10).frame();
+    padded.push(0xee);
+    assert_eq!(Offload::for_tcp(&mut padded, 5), malformed);
+    let mut short = Craft::udp4(10).frame();
+    short[39] -= 1;
+    assert_eq!(Offload::for_udp(&mut short, 5), malformed);
+    let routed = Craft { extensions: vec![Extension::Routing], ..Craft::udp6(10) };
+    assert_eq!(Offload::for_udp(&mut routed.frame(), 5), malformed);
 }
 
 #[test]
