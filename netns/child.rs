@@ -27,9 +27,9 @@ use crate::{ioctl, wire};
 /// Name the child goes by in `argv[0]`.
 pub(crate) const ARGV0: &str = "pontoon-netns-child";
 
-/// Longest life of a child with a [`Job`]. A kernel busy dismantling a thousand namespaces holds its
+/// Longest wait for a child's answer. A kernel busy dismantling a thousand namespaces holds its
 /// routing lock for some seconds.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What a child is told.
 #[derive(Debug, Serialize, Deserialize)]
@@ -38,6 +38,19 @@ pub(crate) enum Order {
     Job { target: Target, job: Job },
     /// Become a command, in namespaces whose descriptors come along or in new ones.
     Command(CommandOrder),
+}
+
+/// The program started once more as a child, its standard streams not yet chosen.
+///
+/// # Errors
+/// Where we are such a child and nobody served us: each would start the next one.
+pub(crate) fn ourselves() -> io::Result<Command> {
+    if std::env::args_os().next().is_some_and(|argv0| argv0 == ARGV0) {
+        return Err(io::Error::other("main() must begin with netns::enter_child_if_asked()"));
+    }
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0(ARGV0);
+    Ok(command)
 }
 
 /// Serves the order and ends the process, if this process is such a child; else returns at once.
@@ -115,8 +128,8 @@ pub(crate) fn perform(target: &Target, netns: &Netns, job: &Job) -> Result<Produ
     let (near, far) = UnixStream::pair().map_err(failed)?;
     near.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
     near.set_write_timeout(Some(PATIENCE)).map_err(failed)?;
-    let mut child = Command::new("/proc/self/exe")
-        .arg0(ARGV0)
+    let mut child = ourselves()
+        .map_err(failed)?
         .arg("0")
         .stdin(Stdio::from(OwnedFd::from(far)))
         .stdout(Stdio::null())

@@ -8,6 +8,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -262,13 +263,22 @@ fn exec(argv: &[OsString]) -> Error {
     };
     let source = Command::new(command).args(args).exec();
     let name = Path::new(command);
-    let there = name.components().count() > 1 && name.exists();
     let command = name.display().to_string();
-    match source.kind() {
-        // That a script's interpreter is missing reads the same, but the script is there.
-        io::ErrorKind::NotFound if !there => Error::CommandNotFound { command },
-        _ => Error::CommandNotExecutable { command, source },
+    // That a script's interpreter is missing reads as if the script were; and a directory of PATH we
+    // may not look into, as if the command were there.
+    match is_somewhere(name) {
+        false => Error::CommandNotFound { command },
+        true => Error::CommandNotExecutable { command, source },
     }
+}
+
+/// Whether exec could have meant a file, executable or not: execvp(3).
+fn is_somewhere(name: &Path) -> bool {
+    if name.as_os_str().as_bytes().contains(&b'/') {
+        return name.exists();
+    }
+    let path = std::env::var_os("PATH").unwrap_or_else(|| "/bin:/usr/bin".into());
+    std::env::split_paths(&path).any(|directory| directory.join(name).exists())
 }
 
 fn no_user_namespace(source: io::Error) -> Error {

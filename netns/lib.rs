@@ -7,9 +7,11 @@
 //! only be entered by a process of one thread, so the program is re-executed to enter them.
 //!
 //! ```text
-//! target ─▶ namespace ─▶ endpoint ─▶ tap | veth ─▶ link ─▶ netlink
-//!                  └─ child (another user namespace) ─┘
-//! named: ip netns        unshare: run, exec        table: what is there        sockopt: sockets
+//!   target ─▶ namespace ─▶ job ─▶ endpoint ─▶ tap | veth ─▶ packet
+//!  (who?)      (a descriptor)│        └─▶ link ─▶ netlink ◀─ table (what is there)
+//!                            └─ child ─▶ wire      another user namespace: by a process of one thread
+//!   unshare ─▶ child ─▶ command                    pontoon run and exec;  signals while they run
+//!   named: as ip netns       sockopt, ioctl: system calls made safe       error: in whose words
 //! ```
 
 mod child;

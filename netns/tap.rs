@@ -20,9 +20,8 @@ use crate::{ioctl, link};
 /// AF_PACKET has too, so that one buffer layout fits all ports.
 const VNET_HDR_SIZE: libc::c_int = 10;
 
-/// One frame on an offloading TAP, and what says which refusals mean "cannot do that here".
-const OFFLOADING: libc::c_int =
-    libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_MULTI_QUEUE;
+/// One frame for each read and write, with a header before it.
+const OFFLOADING: libc::c_int = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
 
 /// A TAP of the calling thread's namespace, opened.
 #[derive(Debug)]
@@ -36,7 +35,10 @@ pub(crate) struct Tap {
 impl Tap {
     /// Creates `ifname` with offloads; where the kernel knows none, without.
     pub(crate) fn create(ifname: &str, queues: u16) -> Result<Self, Error> {
-        match Self::with_offloads(ifname, queues, OFFLOADING | libc::IFF_TUN_EXCL) {
+        // A device for many queues is made with 256 of them (MAX_TAP_QUEUES), each with its own
+        // queueing discipline: ten times as long to bring up as a device for one.
+        let many = if queues > 1 { libc::IFF_MULTI_QUEUE } else { 0 };
+        match Self::with_offloads(ifname, queues, OFFLOADING | many | libc::IFF_TUN_EXCL) {
             Err(Failed::Unsupported) => Self::create_plain(ifname),
             other => other.map_err(|failed| failed.while_opening(ifname)),
         }
@@ -60,10 +62,9 @@ impl Tap {
     pub(crate) fn existing(ifname: &str, queues: u16) -> Result<Self, Error> {
         // Without this the kernel would take the unknown name for a wish to create it.
         link::index_of(ifname)?;
-        let single = OFFLOADING & !libc::IFF_MULTI_QUEUE;
-        // A device is made with many queues or one, and refuses the other (EINVAL).
-        Self::with_offloads(ifname, queues, OFFLOADING)
-            .or_else(|_| Self::with_offloads(ifname, 1, single))
+        // A device is made for many queues or for one, and refuses the other (EINVAL).
+        Self::with_offloads(ifname, queues, OFFLOADING | libc::IFF_MULTI_QUEUE)
+            .or_else(|_| Self::with_offloads(ifname, 1, OFFLOADING))
             .map_err(|failed| failed.while_opening(ifname))
     }
 

@@ -6,11 +6,11 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ExitStatus, Stdio};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
@@ -18,7 +18,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
 
-use crate::child::{ARGV0, Order};
+use crate::child::{Order, PATIENCE, ourselves};
 use crate::command::{self, CommandOrder, Go, MapTo, Place};
 use crate::error::Error;
 use crate::namespace::{Netns, inode};
@@ -205,9 +205,11 @@ fn start(
 ) -> Result<Held, Error> {
     let failed = |source| Error::Child { what: "start a command".to_owned(), source };
     let (socket, far) = UnixStream::pair().map_err(failed)?;
+    socket.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
+    socket.set_write_timeout(Some(PATIENCE)).map_err(failed)?;
     let far = OwnedFd::from(far);
-    let mut command = Command::new("/proc/self/exe");
-    command.arg0(ARGV0).arg(std::os::fd::AsRawFd::as_raw_fd(&far).to_string());
+    let mut command = ourselves().map_err(failed)?;
+    command.arg(far.as_raw_fd().to_string());
     if let Some(env) = env {
         command.env_clear().envs(env);
     }
@@ -278,6 +280,8 @@ impl Held {
     pub fn release(self) -> Result<Running, Error> {
         let failed = |source| Error::Child { what: "let the command go".to_owned(), source };
         wire::send(&self.socket, &Go, &[]).map_err(failed)?;
+        // A command on a slow disk may take its time to be read.
+        self.socket.set_read_timeout(None).map_err(failed)?;
         match wire::receive::<Result<(), Error>>(&self.socket).map_err(failed)? {
             Some((Err(err), _)) => Err(err),
             // exec has closed the other end; a death has too, and wait() will tell of it.

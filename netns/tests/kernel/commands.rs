@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{PipeReader, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -105,6 +106,14 @@ fn a_command_that_cannot_start_says_why() {
     assert!(matches!(err, Error::CommandNotFound { .. }), "{err:#}");
     assert_eq!(err.exit_code(), 127);
     assert_eq!(err.to_string(), "pontoon-no-such-command: command not found");
+    // As in a root's PATH seen by somebody else: what is in there cannot be told.
+    let closed = tempfile::tempdir().expect("a directory");
+    fs::set_permissions(closed.path(), PermissionsExt::from_mode(0o0)).expect("chmod our own");
+    let mut spawn = shell("");
+    spawn.argv = argv(&["pontoon-no-such-command"]);
+    spawn.env = Some(vec![("PATH".into(), closed.path().into())]);
+    let held = spawn_in_new_namespaces(spawn).expect("spawn");
+    assert_eq!(held.release().expect_err("no command").exit_code(), 127);
     let err = release(&["/etc/passwd"]);
     assert!(matches!(err, Error::CommandNotExecutable { .. }), "{err:#}");
     assert_eq!(err.exit_code(), 126);
