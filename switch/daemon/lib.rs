@@ -3,7 +3,7 @@
 //! Read in this order: [`api`] (what is said), [`spec`], [`names`], [`mac`], [`subnet`], [`ipam`] and
 //! [`config`] (what is understood, all pure), `network` and `endpoint` (what there is), `state`,
 //! `attach`, `publish`, `host` and `tables` (what is done), [`socket`], [`server`] and `lifetime` (how
-//! it is asked and ended), [`client`] (the asking side).
+//! it is asked and ended), [`client`] and [`start`] (the asking side).
 
 #![forbid(unsafe_code)]
 
@@ -25,6 +25,7 @@ mod publish;
 pub mod server;
 pub mod socket;
 pub mod spec;
+pub mod start;
 mod state;
 pub mod subnet;
 mod tables;

@@ -1,0 +1,100 @@
+//! `pontoon conntrack`: flows, a line each, as `conntrack -L` prints them.
+
+use ::daemon::api::{Flow, FlowSide};
+use clap::Args;
+
+use crate::failure::{Outcome, note};
+use crate::output::{Listing, daemon};
+
+/// List the flows that are tracked, as conntrack -L does
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  pontoon conntrack\n  pontoon conntrack bridge --counters --format json"
+)]
+pub(crate) struct Conntrack {
+    /// Of this network only
+    network: Option<String>,
+    /// Print packets and octets of each direction
+    #[arg(short, long)]
+    counters: bool,
+    #[command(flatten)]
+    listing: Listing,
+}
+
+impl Conntrack {
+    pub(crate) fn go(self) -> Outcome {
+        let flows = daemon()?.conntrack(self.network.as_deref())?;
+        self.listing.print(&flows, |flows| {
+            note(format_args!("{} flow entries", flows.len()));
+            flows.iter().map(|flow| line(flow, self.counters)).collect::<Vec<_>>().join("\n")
+        })
+    }
+}
+
+/// `tcp      6 431999 ESTABLISHED src=… dst=… sport=… dport=… src=… dst=… sport=… dport=… [ASSURED]`
+fn line(flow: &Flow, counters: bool) -> String {
+    let mut words =
+        vec![format!("{:<8} {} {}", flow.protocol, flow.protocol_number, flow.expires_in)];
+    words.extend(flow.state.clone());
+    words.push(side(flow, &flow.original, counters));
+    if !flow.replied {
+        words.push("[UNREPLIED]".to_owned());
+    }
+    words.push(side(flow, &flow.reply, counters));
+    if flow.assured {
+        words.push("[ASSURED]".to_owned());
+    }
+    words.join(" ")
+}
+
+fn side(flow: &Flow, side: &FlowSide, counters: bool) -> String {
+    let mut text = format!("src={} dst={}", side.src, side.dst);
+    match flow.protocol.as_str() {
+        "icmp" | "icmpv6" => text += &format!(" id={}", side.src_port),
+        "tcp" | "udp" => text += &format!(" sport={} dport={}", side.src_port, side.dst_port),
+        _ => {}
+    }
+    if counters {
+        text += &format!(" packets={} bytes={}", side.packets, side.octets);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn side(src: &str, dst: &str, src_port: u16, dst_port: u16) -> FlowSide {
+        FlowSide { src: src.into(), dst: dst.into(), src_port, dst_port, packets: 5, octets: 420 }
+    }
+
+    fn flow(protocol: &str, number: u8, state: Option<&str>) -> Flow {
+        Flow {
+            network: "bridge".into(),
+            protocol: protocol.into(),
+            protocol_number: number,
+            state: state.map(Into::into),
+            expires_in: 431_999,
+            original: side("172.17.0.2", "192.0.2.1", 40000, 80),
+            reply: side("192.0.2.1", "198.51.100.7", 80, 40000),
+            replied: true,
+            assured: true,
+        }
+    }
+
+    #[test]
+    fn lines_are_conntracks() {
+        assert_eq!(
+            line(&flow("tcp", 6, Some("ESTABLISHED")), false),
+            "tcp      6 431999 ESTABLISHED src=172.17.0.2 dst=192.0.2.1 sport=40000 dport=80 \
+             src=192.0.2.1 dst=198.51.100.7 sport=80 dport=40000 [ASSURED]"
+        );
+        let unreplied = Flow { replied: false, assured: false, ..flow("udp", 17, None) };
+        assert_eq!(
+            line(&unreplied, true),
+            "udp      17 431999 src=172.17.0.2 dst=192.0.2.1 sport=40000 dport=80 packets=5 bytes=420 \
+             [UNREPLIED] src=192.0.2.1 dst=198.51.100.7 sport=80 dport=40000 packets=5 bytes=420"
+        );
+        assert!(line(&flow("icmp", 1, None), false).contains("dst=192.0.2.1 id=40000 src="));
+    }
+}
