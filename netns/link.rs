@@ -88,6 +88,17 @@ pub fn set_mtu(ifname: &str, mtu: u32) -> Result<(), Error> {
     set(message, || format!("set MTU of {ifname} to {mtu}"))
 }
 
+/// Sets how many frames wait for a device before the next is lost (`txqueuelen` in ip-link(8)); for a
+/// TAP these are the frames nobody has read yet.
+///
+/// # Errors
+/// As [`set_up`].
+pub fn set_queue_len(ifname: &str, frames: u32) -> Result<(), Error> {
+    let mut message = message_for(ifname)?;
+    message.attributes.push(LinkAttribute::TxQueueLen(frames));
+    set(message, || format!("set queue length of {ifname} to {frames}"))
+}
+
 /// Sets the hardware address.
 ///
 /// # Errors

@@ -31,6 +31,18 @@ pub fn packet_sockets(ifname: &str, queues: u16) -> Result<Vec<OwnedFd>, Error> 
         .map_err(|source| Error::step(format!("open a packet socket on {ifname}"), source))
 }
 
+/// The same on the outer end of a veth pair, sending around its queueing discipline
+/// (`PACKET_QDISC_BYPASS`). There is nothing to queue for; and the end, brought up before the other,
+/// has a discipline that drops everything until the kernel gets round to its carrier.
+pub(crate) fn outer_sockets(ifname: &str, queues: u16) -> Result<Vec<OwnedFd>, Error> {
+    let sockets = packet_sockets(ifname, queues)?;
+    for socket in &sockets {
+        sockopt::set_int(socket, libc::SOL_PACKET, libc::PACKET_QDISC_BYPASS, 1)
+            .map_err(|source| Error::step("send around the queue of the outer end", source))?;
+    }
+    Ok(sockets)
+}
+
 fn open(ifindex: u32, queues: u16) -> io::Result<Vec<OwnedFd>> {
     let sockets: Vec<OwnedFd> =
         (0..queues.max(1)).map(|_| open_one(ifindex)).collect::<io::Result<_>>()?;

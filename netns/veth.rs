@@ -12,7 +12,7 @@ use crate::endpoint::EndpointConfig;
 use crate::error::Error;
 use crate::link;
 use crate::namespace::Netns;
-use crate::packet::packet_sockets;
+use crate::packet::outer_sockets;
 
 /// Name of the outer end, alone with the loopback in its namespace.
 const OUTER: &str = "outer";
@@ -50,6 +50,6 @@ impl Veth {
         let _ = link::set_ipv6(OUTER, false);
         link::set_mtu(OUTER, config.mtu.into())?;
         link::set_up(OUTER)?;
-        packet_sockets(OUTER, config.queues)
+        outer_sockets(OUTER, config.queues)
     }
 }
