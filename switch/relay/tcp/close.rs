@@ -13,7 +13,7 @@ impl Tcp {
     pub(crate) fn take(&mut self, key: Key, ctx: &Context<'_>) -> Option<Flow> {
         let flow = self.flows.remove(key)?;
         ctx.dp.network().conntrack.remove(&flow.entry);
-        self.limits.release(flow.zone, flow.port, flow.rcv.pending.len());
+        self.limits.release(flow.zone, flow.port, flow.rcv.waiting());
         Some(flow)
     }
 

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use nat::{Direction, Entry, TcpFlags, TransportAddr, Zone};
 use smoltcp::time::{Duration, Instant};
 
+use super::ahead::{Ahead, Block, MAX_BLOCKS};
 use super::segment::{Outgoing, Segment, SynOptions, WINDOW_SCALE};
 use super::seq::Seq;
 use crate::limits::Lease;
@@ -68,8 +69,11 @@ pub(crate) struct Sending {
     pub(crate) wnd: u32,
     pub(crate) scale: u8,
     pub(crate) mss: u16,
+    /// What may be in flight after a loss: the way to a container has no rate, but its queues have an
+    /// end (RFC 5681 calls it cwnd). Without a loss, no bound.
+    pub(crate) cwnd: u32,
     pub(crate) dup_acks: u8,
-    /// Our FIN, if it was sent: the sequence number it took.
+    /// Where the far side's octets end, once that is known: the sequence number our FIN takes.
     pub(crate) fin: Option<Seq>,
 }
 
@@ -83,6 +87,10 @@ pub(crate) struct Receiving {
     /// What we offer from `taken` on.
     pub(crate) window: u32,
     pub(crate) scale: u8,
+    /// The container understands selective acknowledgments.
+    pub(crate) sack: bool,
+    /// Received beyond a gap; nothing, nearly always.
+    pub(crate) ahead: Option<Box<Ahead>>,
     /// Received in order, not taken by the host socket yet.
     pub(crate) pending: VecDeque<u8>,
     /// The container has finished; its FIN comes behind `pending`.
@@ -101,6 +109,19 @@ impl Receiving {
     /// What we acknowledge: what the host socket took, and the FIN once it was told.
     pub(crate) fn ack(&self) -> Seq {
         self.taken + u32::from(self.shut)
+    }
+
+    /// Octets of the container's that wait here.
+    pub(crate) fn waiting(&self) -> usize {
+        self.pending.len() + self.ahead.as_ref().map_or(0, |ahead| ahead.len())
+    }
+
+    /// What to acknowledge selectively.
+    fn blocks(&self) -> [Option<Block>; MAX_BLOCKS] {
+        match &self.ahead {
+            Some(ahead) if self.sack => ahead.blocks(),
+            _ => [None; MAX_BLOCKS],
+        }
     }
 
     /// The header's window field. A window once offered is never taken back (RFC 9293 §3.8.6).
@@ -190,6 +211,7 @@ impl Flow {
                 wnd: 0,
                 scale: 0,
                 mss: 536,
+                cwnd: u32::MAX,
                 dup_acks: 0,
                 fin: None,
             },
@@ -198,6 +220,8 @@ impl Flow {
                 edge: Seq(0),
                 window: FIRST_WINDOW,
                 scale: 0,
+                sack: false,
+                ahead: None,
                 pending: VecDeque::new(),
                 fin: false,
                 shut: false,
@@ -220,6 +244,7 @@ impl Flow {
         self.snd.mss = options.mss.min(own_mss);
         // A SYN's own window is never scaled (RFC 7323 §2.2).
         self.snd.wnd = u32::from(syn.window);
+        self.rcv.sack = options.sack;
         if let Some(scale) = options.window_scale {
             self.snd.scale = scale;
             self.rcv.scale = WINDOW_SCALE;
@@ -239,6 +264,7 @@ impl Flow {
             to: self.inside,
             segment: Segment { seq, ack: self.rcv.ack(), flags, window },
             options: None,
+            blocks: self.rcv.blocks(),
             push: false,
         }
     }
@@ -246,6 +272,11 @@ impl Flow {
     /// Octets sent and not acknowledged.
     pub(crate) fn in_flight(&self) -> u32 {
         self.snd.nxt.after(self.snd.una)
+    }
+
+    /// Our FIN is out, as far as `nxt` tells.
+    pub(crate) fn fin_sent(&self) -> bool {
+        self.snd.fin.is_some_and(|fin| self.snd.nxt.since(fin) > 0)
     }
 
     /// Our FIN was acknowledged.
@@ -279,6 +310,8 @@ mod tests {
             edge: Seq(1000),
             window: 1 << 20,
             scale: WINDOW_SCALE,
+            sack: false,
+            ahead: None,
             pending: VecDeque::new(),
             fin: false,
             shut: false,

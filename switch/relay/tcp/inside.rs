@@ -15,6 +15,9 @@ use crate::socket;
 /// Duplicate acknowledgments that mean a loss (RFC 5681 §3.2).
 const DUP_ACKS: u8 = 3;
 
+/// Segments sent at once after a loss (RFC 6928 §2, the initial window).
+const RESTART_SEGMENTS: u32 = 10;
+
 /// Acknowledged octets left in the host socket before they are worth a system call.
 const DISCARD_AT: u32 = 256 * 1024;
 
@@ -143,13 +146,15 @@ impl Tcp {
             self.owe_ack(key);
             return Err(DropReason::OutOfWindow);
         }
-        let lost = flow.acknowledge(segment, payload.is_empty());
+        let acknowledged = flow.acknowledge(segment, payload.is_empty());
         if flow.finished() {
             self.finish(key, ctx);
             return Ok(());
         }
-        if lost {
-            self.go_back(key);
+        match acknowledged {
+            Acknowledged::InOrder => {}
+            Acknowledged::BeyondNext => self.seek(key),
+            Acknowledged::Lost => self.go_back(key),
         }
         let outcome = if payload.is_empty() && !segment.flags.fin {
             self.note_keepalive(key, segment);
@@ -203,8 +208,9 @@ impl Tcp {
         let expected = flow.rcv.nxt();
         if segment.seq.since(expected) > 0 {
             // A gap. Our acknowledgment, at once and again, is what the container needs to fill it.
+            let kept = self.keep_ahead(key, segment, payload);
             self.acknowledge_now(key, ctx);
-            return Err(DropReason::OutOfWindow);
+            return if kept { Ok(()) } else { Err(DropReason::OutOfWindow) };
         }
         let known = usize::try_from(expected.after(segment.seq)).unwrap_or(usize::MAX);
         if flow.rcv.fin || known > payload.len() {
@@ -215,10 +221,46 @@ impl Tcp {
         let inside_window = &fresh[..fresh.len().min(room)];
         let whole = inside_window.len() == fresh.len();
         let taken = self.write(key, inside_window, ctx)?;
+        self.fill_from_ahead(key, ctx)?;
         if segment.flags.fin && whole && taken == inside_window.len() {
             self.container_finished(key, ctx);
         }
         if taken == inside_window.len() { Ok(()) } else { Err(DropReason::RelayBufferFull) }
+    }
+
+    /// Keeps a segment that lies beyond a gap, as far as the window goes. Its FIN will come again.
+    fn keep_ahead(&mut self, key: Key, segment: &Segment, payload: &[u8]) -> bool {
+        let Some(flow) = self.flows.get_mut(key) else { return false };
+        let room = flow.rcv.edge.after(segment.seq) as usize;
+        let inside_window = &payload[..payload.len().min(room)];
+        if flow.rcv.fin
+            || inside_window.is_empty()
+            || !self.limits.reserve(flow.zone, flow.port, inside_window.len())
+        {
+            return false;
+        }
+        let ahead = flow.rcv.ahead.get_or_insert_default();
+        let kept = ahead.keep(segment.seq, inside_window);
+        self.limits.release(flow.zone, flow.port, inside_window.len() - kept);
+        kept > 0
+    }
+
+    /// A gap may be filled: what was kept beyond it is next.
+    fn fill_from_ahead(&mut self, key: Key, ctx: &mut Context<'_>) -> Result<(), DropReason> {
+        loop {
+            let Some(flow) = self.flows.get_mut(key) else { return Ok(()) };
+            let nxt = flow.rcv.nxt();
+            let Some(ahead) = &mut flow.rcv.ahead else { return Ok(()) };
+            let taken = ahead.take(nxt);
+            if ahead.is_empty() {
+                flow.rcv.ahead = None;
+            }
+            let Some((octets, kept)) = taken else { return Ok(()) };
+            self.limits.release(flow.zone, flow.port, kept);
+            if self.write(key, &octets, ctx)? < octets.len() {
+                return Err(DropReason::RelayBufferFull);
+            }
+        }
     }
 
     /// Gives octets to the host socket, and keeps what it does not take now. Returns how many were
@@ -312,50 +354,65 @@ impl Tcp {
         }
     }
 
-    /// Sends again from the first octet not acknowledged.
+    /// Sends again from the first octet not acknowledged, and less at once.
     pub(crate) fn go_back(&mut self, key: Key) {
         let Some(flow) = self.flows.get_mut(key) else { return };
+        let floor = u32::from(flow.snd.mss) * RESTART_SEGMENTS;
+        flow.snd.cwnd = (flow.in_flight() / 2).max(floor);
         flow.snd.nxt = flow.snd.una;
-        flow.snd.fin = None;
         flow.readable = true;
-        if self.peek_offset {
-            let offset = i32::try_from(flow.snd.una.after(flow.snd.head)).unwrap_or(0);
-            // Refused only for a socket that is no stream.
-            let _ = netns::sockopt::set_peek_off(&flow.stream, Some(offset));
-        }
+        self.seek(key);
+    }
+
+    /// Makes the next peek begin at the next octet to send.
+    fn seek(&self, key: Key) {
+        let Some(flow) = self.flows.get(key).filter(|_| self.peek_offset) else { return };
+        let offset = i32::try_from(flow.snd.nxt.after(flow.snd.head)).unwrap_or(i32::MAX);
+        // Refused only for a socket that is no stream.
+        let _ = netns::sockopt::set_peek_off(&flow.stream, Some(offset));
     }
 }
 
+/// What an acknowledgment means for what is sent next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Acknowledged {
+    /// Go on.
+    InOrder,
+    /// The container has more than was sent since going back: go on behind that.
+    BeyondNext,
+    /// One duplicate too many: go back.
+    Lost,
+}
+
 impl Flow {
-    /// Takes note of an acknowledgment and the window with it; says whether it is one duplicate too
-    /// many.
-    fn acknowledge(&mut self, segment: &Segment, bare: bool) -> bool {
+    /// Takes note of an acknowledgment and the window with it.
+    fn acknowledge(&mut self, segment: &Segment, bare: bool) -> Acknowledged {
         let window = u32::from(segment.window) << self.snd.scale;
-        if segment.ack.since(self.snd.una) > 0 {
+        let fresh = segment.ack.after(self.snd.una);
+        if fresh > 0 {
             self.snd.una = segment.ack;
             self.snd.wnd = window;
+            self.snd.cwnd = self.snd.cwnd.saturating_add(fresh);
             self.snd.dup_acks = 0;
             self.attempts = 0;
             self.timeout = RETRANSMIT_TIMEOUT;
             if self.snd.una.since(self.snd.nxt) > 0 {
-                // It had arrived after all, before it was sent again.
                 self.snd.nxt = self.snd.una;
+                return Acknowledged::BeyondNext;
             }
-            return false;
+            return Acknowledged::InOrder;
         }
-        let duplicate = bare
-            && segment.ack == self.snd.una
-            && window == self.snd.wnd
-            && self.in_flight() > 0
-            && !segment.flags.fin;
-        if segment.ack == self.snd.una {
-            self.snd.wnd = window;
+        if segment.ack != self.snd.una {
+            return Acknowledged::InOrder; // An old one, overtaken.
         }
+        let duplicate =
+            bare && window == self.snd.wnd && self.in_flight() > 0 && !segment.flags.fin;
+        self.snd.wnd = window;
         if !duplicate {
-            return false;
+            return Acknowledged::InOrder;
         }
         self.snd.dup_acks = self.snd.dup_acks.saturating_add(1);
-        self.snd.dup_acks == DUP_ACKS
+        if self.snd.dup_acks == DUP_ACKS { Acknowledged::Lost } else { Acknowledged::InOrder }
     }
 
     /// When the next retransmission is due.

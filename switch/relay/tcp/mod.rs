@@ -9,6 +9,7 @@
 //!   Established ─both FINs sent and acknowledged─▶ gone
 //! ```
 
+mod ahead;
 mod close;
 mod flow;
 mod inside;

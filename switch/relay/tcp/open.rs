@@ -264,8 +264,10 @@ impl Tcp {
         let Some(flow) = self.flows.get_mut(key) else { return };
         let mss = own_mss(ctx, flow.inside.addr.is_ipv6());
         let scaled = !flags.ack || flow.rcv.scale > 0;
+        let sack = !flags.ack || flow.rcv.sack;
         let mut segment = flow.control(flags, flow.snd.una);
-        segment.options = Some(SynOptions { mss, window_scale: scaled.then_some(WINDOW_SCALE) });
+        segment.options =
+            Some(SynOptions { mss, window_scale: scaled.then_some(WINDOW_SCALE), sack });
         Self::send(flow, &segment, ctx);
         let deadline = ctx.now + flow.timeout;
         self.schedule(key, deadline);

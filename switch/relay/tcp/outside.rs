@@ -47,7 +47,11 @@ impl Tcp {
         let mut moved = 0;
         loop {
             let Some(flow) = self.flows.get_mut(key) else { return };
-            if flow.stage != Stage::Established || flow.snd.fin.is_some() || !flow.readable {
+            if flow.stage != Stage::Established || flow.fin_sent() || !flow.readable {
+                break;
+            }
+            if flow.snd.fin == Some(flow.snd.nxt) {
+                self.send_fin(key, ctx);
                 break;
             }
             if moved >= SHARE || is_full(ctx.out) {
@@ -55,7 +59,7 @@ impl Tcp {
                 break;
             }
             let in_flight = flow.in_flight();
-            let room = flow.snd.wnd.saturating_sub(in_flight);
+            let room = flow.snd.wnd.min(flow.snd.cwnd).saturating_sub(in_flight);
             let mss = u32::from(flow.snd.mss);
             // A silly window is not worth a segment while others are under way (RFC 9293 §3.8.6.2.1).
             if room == 0 || (room < mss && in_flight > 0) {
@@ -90,6 +94,7 @@ impl Tcp {
             to: flow.inside,
             segment: Segment { seq: flow.snd.nxt, ack: flow.rcv.ack(), flags: ACK, window },
             options: None,
+            blocks: Default::default(),
             push: false,
         };
         let offset = outgoing.payload_offset();
@@ -152,7 +157,7 @@ impl Tcp {
         if flow.stage != Stage::Established {
             return;
         }
-        let waits = flow.in_flight() > 0 || (flow.readable && flow.snd.fin.is_none());
+        let waits = flow.in_flight() > 0 || (flow.readable && !flow.fin_sent());
         let after = if waits {
             flow.retransmit_after()
         } else {
@@ -241,7 +246,7 @@ impl Tcp {
                 self.go_back(key);
                 self.pump(key, ctx);
             }
-        } else if flow.readable && flow.snd.fin.is_none() {
+        } else if flow.readable && !flow.fin_sent() {
             self.probe(key, ctx);
         } else {
             // Nothing in flight and nothing to send: the connection was idle for its whole time.

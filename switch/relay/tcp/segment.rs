@@ -5,6 +5,7 @@ use datapath::{Built, DropReason, Offload, Outbox, Packet};
 use nat::{Protocol, TcpFlags, TransportAddr};
 use smoltcp::wire::{TcpOption, TcpPacket};
 
+use super::ahead::{Block, MAX_BLOCKS};
 use super::seq::Seq;
 
 /// Octets of a TCP header without options.
@@ -12,6 +13,9 @@ pub(crate) const HEADER_LEN: usize = 20;
 
 /// The window scale we offer (RFC 7323 §2.2): a window up to 8 MiB in units of 128 octets.
 pub(crate) const WINDOW_SCALE: u8 = 7;
+
+/// Octets of the longest options we write.
+const MAX_OPTIONS_LEN: usize = 4 + 8 * MAX_BLOCKS;
 
 /// The MSS a sender without the option may assume (RFC 9293 §3.7.1): 536 in IPv4; 1,220 in IPv6.
 const DEFAULT_MSS: [u16; 2] = [536, 1220];
@@ -32,6 +36,8 @@ pub(crate) struct SynOptions {
     pub(crate) mss: u16,
     /// `None` if the sender does not scale; then neither may we.
     pub(crate) window_scale: Option<u8>,
+    /// Whether selective acknowledgments may be sent to it (RFC 2018 §2).
+    pub(crate) sack: bool,
 }
 
 /// Takes a segment apart. The packet was parsed, so its header is whole.
@@ -59,13 +65,14 @@ fn seq_bits(seq: smoltcp::wire::TcpSeqNumber) -> u32 {
 /// Reads the options of a SYN; what is absent or malformed has its default.
 pub(crate) fn syn_options(packet: &Packet, frame: &[u8]) -> SynOptions {
     let default = DEFAULT_MSS[usize::from(packet.dst.is_ipv6())];
-    let mut found = SynOptions { mss: default, window_scale: None };
+    let mut found = SynOptions { mss: default, window_scale: None, sack: false };
     let Ok(tcp) = TcpPacket::new_checked(packet.transport(frame)) else { return found };
     let mut options = tcp.options();
     while let Ok((rest, option)) = TcpOption::parse(options) {
         match option {
             TcpOption::EndOfList => break,
             TcpOption::MaxSegmentSize(mss) => found.mss = mss.max(64),
+            TcpOption::SackPermitted => found.sack = true,
             // RFC 7323 §2.3: more than 14 counts as 14.
             TcpOption::WindowScale(scale) => found.window_scale = Some(scale.min(14)),
             _ => {}
@@ -84,8 +91,10 @@ pub(crate) struct Outgoing {
     pub(crate) from: TransportAddr,
     pub(crate) to: TransportAddr,
     pub(crate) segment: Segment,
-    /// For a SYN: MSS and window scale to offer.
+    /// For a SYN: what to offer.
     pub(crate) options: Option<SynOptions>,
+    /// What was received beyond a gap.
+    pub(crate) blocks: [Option<Block>; MAX_BLOCKS],
     pub(crate) push: bool,
 }
 
@@ -101,8 +110,11 @@ impl Outgoing {
 
     /// A segment without payload, checksum made.
     pub(crate) fn build(&self, out: &mut Outbox, own_mac: datapath::MacAddr) -> Built {
-        let mut options = [0; 8];
-        let options_len = self.options.map_or(0, |syn| write_options(&mut options, syn));
+        let mut options = [0; MAX_OPTIONS_LEN];
+        let options_len = match self.options {
+            Some(syn) => write_syn_options(&mut options, syn),
+            None => write_blocks(&mut options, &self.blocks),
+        };
         let header = self.ip_header();
         let built = out.build(header.transport() + HEADER_LEN + options_len);
         let frame = out.frame_mut(built);
@@ -141,7 +153,7 @@ impl Outgoing {
             tcp.set_ack(true);
             tcp.set_ack_number(wire(self.segment.ack));
         }
-        tcp.set_header_len(u8::try_from(header_len).expect("at most 28 octets"));
+        tcp.set_header_len(u8::try_from(header_len).expect("at most 48 octets"));
         tcp.set_syn(self.segment.flags.syn);
         tcp.set_fin(self.segment.flags.fin);
         tcp.set_rst(self.segment.flags.rst);
@@ -155,15 +167,33 @@ const fn wire(seq: Seq) -> smoltcp::wire::TcpSeqNumber {
     smoltcp::wire::TcpSeqNumber(seq.0 as i32)
 }
 
-/// MSS, then (behind a no-operation, to stay aligned) the window scale.
-fn write_options(octets: &mut [u8; 8], syn: SynOptions) -> usize {
+/// MSS, then whether SACK is understood and the window scale, behind no-operations to stay aligned.
+fn write_syn_options(octets: &mut [u8; MAX_OPTIONS_LEN], syn: SynOptions) -> usize {
     let mss = syn.mss.to_be_bytes();
-    octets[..4].copy_from_slice(&[2, 4, mss[0], mss[1]]);
-    match syn.window_scale {
-        Some(scale) => {
-            octets[4..].copy_from_slice(&[1, 3, 3, scale]);
-            8
-        }
-        None => 4,
+    let mut len = 4;
+    octets[..len].copy_from_slice(&[2, 4, mss[0], mss[1]]);
+    if syn.sack {
+        octets[len..len + 4].copy_from_slice(&[1, 1, 4, 2]);
+        len += 4;
     }
+    if let Some(scale) = syn.window_scale {
+        octets[len..len + 4].copy_from_slice(&[1, 3, 3, scale]);
+        len += 4;
+    }
+    len
+}
+
+/// A SACK option behind two no-operations (RFC 2018 §3).
+fn write_blocks(octets: &mut [u8; MAX_OPTIONS_LEN], blocks: &[Option<Block>; MAX_BLOCKS]) -> usize {
+    let mut len = 4;
+    for (start, end) in blocks.iter().flatten() {
+        octets[len..len + 4].copy_from_slice(&start.0.to_be_bytes());
+        octets[len + 4..len + 8].copy_from_slice(&end.0.to_be_bytes());
+        len += 8;
+    }
+    if len == 4 {
+        return 0;
+    }
+    octets[..4].copy_from_slice(&[1, 1, 5, u8::try_from(len - 2).expect("at most 26")]);
+    len
 }
