@@ -1,0 +1,7 @@
+//! The frame target under libFuzzer.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| {
+    fuzz::frame(input);
+});
