@@ -30,6 +30,8 @@ pub enum InsertError {
 pub struct Found {
     /// Which of the flow's tuples matched.
     pub direction: Direction,
+    /// Whether a packet with this tuple comes from the container.
+    pub from_inside: bool,
     /// Who handles the flow.
     pub owner: Owner,
 }
@@ -94,7 +96,11 @@ impl Conntrack {
     pub fn lookup(&self, zone: Zone, tuple: Tuple) -> Option<Found> {
         self.flows.get(&(zone, tuple)).map(|flow| {
             let (direction, entry) = flow.value();
-            Found { direction: *direction, owner: entry.owner() }
+            Found {
+                direction: *direction,
+                from_inside: *direction == entry.from_inside,
+                owner: entry.owner(),
+            }
         })
     }
 
@@ -175,7 +181,7 @@ mod tests {
     fn flow(protocol: Protocol, port: u16) -> Entry {
         let original = Tuple::new(protocol, addr(1, port), addr(2, 80));
         let reply = Tuple::new(protocol, addr(2, 80), addr(9, port));
-        Entry::new(ZONE, original, reply, Owner(7), NOW)
+        Entry::new(ZONE, Direction::Original, original, reply, Owner(7), NOW)
     }
 
     #[test]
@@ -185,6 +191,7 @@ mod tests {
         let there = table.lookup(ZONE, entry.original).unwrap();
         let back = table.lookup(ZONE, entry.reply).unwrap();
         assert_eq!((there.direction, back.direction), (Direction::Original, Direction::Reply));
+        assert!(there.from_inside && !back.from_inside);
         assert_eq!(table.lookup(Zone(2), entry.original), None, "zones are apart");
         table.remove(&entry);
         table.remove(&entry);

@@ -150,6 +150,9 @@ pub struct Entry {
     pub zone: Zone,
     /// The tuple of its first packet, as that packet's sender wrote it.
     pub original: Tuple,
+    /// The direction in which packets leave the container. Only these are found by what they carry
+    /// on the container's side: the other tuple is one of the outside.
+    pub from_inside: Direction,
     /// The tuple its answers carry where they come in; differs from the inverse of `original` just
     /// where something is translated.
     pub reply: Tuple,
@@ -165,9 +168,17 @@ pub struct Entry {
 impl Entry {
     /// A flow whose first packet is being handled at `now`. Nothing is counted yet.
     #[must_use]
-    pub fn new(zone: Zone, original: Tuple, reply: Tuple, owner: Owner, now: Instant) -> Self {
+    pub fn new(
+        zone: Zone,
+        from_inside: Direction,
+        original: Tuple,
+        reply: Tuple,
+        owner: Owner,
+        now: Instant,
+    ) -> Self {
         Self {
             zone,
+            from_inside,
             original,
             reply,
             owner: AtomicU64::new(owner.0),

@@ -39,7 +39,7 @@ impl IpHeader {
 
     /// Octets of the header.
     #[must_use]
-    pub const fn len(&self) -> usize {
+    pub const fn octets(&self) -> usize {
         match self.src {
             IpAddr::V4(_) => 20,
             IpAddr::V6(_) => 40,
@@ -49,7 +49,7 @@ impl IpHeader {
     /// Where the transport header begins in the frame.
     #[must_use]
     pub const fn transport(&self) -> usize {
-        ETHERNET_HEADER_LEN + self.len()
+        ETHERNET_HEADER_LEN + self.octets()
     }
 
     /// Writes Ethernet and IP header of `frame`, whose octets behind them are the IP payload. The

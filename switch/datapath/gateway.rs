@@ -149,6 +149,7 @@ impl Datapath {
         if let Some(tuple) = packet.tuple()
             && packet.fragment == Fragment::Whole
             && let Some(found) = self.network.conntrack.lookup(self.network.zone, tuple)
+            && found.from_inside
         {
             if W::ASKED {
                 why.step(Step::Flow { tuple, direction: found.direction });

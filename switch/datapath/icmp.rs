@@ -99,7 +99,7 @@ pub fn error(
     if !v6 {
         header.traffic_class = CONTROL_TRAFFIC;
     }
-    let quoted = &quoted[..quoted.len().min(max - header.len() - 8)];
+    let quoted = &quoted[..quoted.len().min(max - header.octets() - 8)];
     let built = out.build(header.transport() + 8 + quoted.len());
     let frame = out.frame_mut(built);
     header.emit(frame, src_mac);

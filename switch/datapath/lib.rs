@@ -4,7 +4,7 @@
 //! Read the files in the order of a frame's way: [`port`], [`offload`], [`frame`], [`bridge`] (with
 //! [`fdb`]), [`gateway`](bridge::Datapath) (with [`resolve`], [`neighbour`], [`packet`], [`route`],
 //! [`icmp`], [`reset`]), and out again by [`emit`], [`fragment`], [`outbox`], [`segment`]. What became of it is in
-//! [`drop`], [`stats`] and [`why`].
+//! [`mod@drop`], [`stats`] and [`why`].
 
 #![forbid(unsafe_code)]
 

@@ -270,7 +270,8 @@ impl Datagrams {
             _ => TransportAddr::new(tuple.dst.addr, local.port),
         };
         let reply = Tuple::new(tuple.protocol, answer_from, local);
-        let entry = Entry::new(mapping.zone, tuple, reply, mapping.key.into(), now);
+        let entry =
+            Entry::new(mapping.zone, Direction::Original, tuple, reply, mapping.key.into(), now);
         let entry = conntrack.insert(entry).map_err(|_| DropReason::FlowLimit)?;
         flows.entries.push(Arc::clone(&entry));
         Ok(entry)
@@ -467,7 +468,7 @@ pub(crate) fn deliver_udp(
     datagram[6..8].fill(0);
     datagram[8..].copy_from_slice(payload);
     let mtu = usize::from(ctx.dp.config().mtu.0);
-    if header.len() + len <= mtu {
+    if header.octets() + len <= mtu {
         let size = u16::try_from(payload.len().max(1)).unwrap_or(u16::MAX);
         let Ok(offload) = Offload::for_udp(frame, size) else { return };
         ctx.dp.send_to(built, header.dst, offload, ctx.now, ctx.out);

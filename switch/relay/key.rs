@@ -60,6 +60,7 @@ impl Key {
 
     /// What it names; none for a word that is no key.
     #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "takes the field apart")]
     pub const fn kind(self) -> Option<Kind> {
         Kind::from_u8((self.0 >> 48) as u8)
     }

@@ -4,8 +4,8 @@
 //! published port turns a client of the host into a flow to the container. A worker has one [`Relay`]
 //! for all networks; it is called with a packet or a ready socket, and leaves frames in the outbox.
 //!
-//! Read [`key`] for how flows are named, [`tcp`] for TCP, [`datagram`] for UDP and echo, [`publish`] for
-//! published ports, [`limits`] for the bounds.
+//! Read `key.rs` for how flows are named, `tcp/` for TCP, `datagram.rs` for UDP and echo, `publish.rs`
+//! for published ports, `limits.rs` for the bounds.
 
 #![forbid(unsafe_code)]
 

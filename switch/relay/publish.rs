@@ -1,6 +1,6 @@
 //! Published ports: the host listens, the container is reached, and sees the client's own address.
 //!
-//! A TCP listener accepts and hands the connection to [`Tcp`]; a UDP socket injects each datagram as
+//! A TCP listener accepts and hands the connection to `tcp/open.rs`; a UDP socket injects each datagram as
 //! from its client and answers from the very address the client used (`IP_PKTINFO`, ip(7)).
 
 use std::collections::VecDeque;
@@ -351,7 +351,7 @@ fn admit(
             _ => 49_152 + outside.port.wrapping_add(attempt) % 16_384,
         };
         let reply = Tuple::new(Protocol::Udp, inside, TransportAddr::new(outside.addr, port));
-        let entry = Entry::new(ctx.zone(), original, reply, key.into(), ctx.now);
+        let entry = Entry::new(ctx.zone(), Direction::Reply, original, reply, key.into(), ctx.now);
         match conntrack.insert(entry) {
             Ok(entry) => {
                 clients.push(Arc::clone(&entry));

@@ -418,11 +418,10 @@ impl Worker {
                     self.end_flows(zone, Some(id), now);
                     if let Some(net) = self.networks.get_mut(&zone) {
                         net.dp.detach(id);
-                        if let Some(slot) = net.queues.get_mut(id.index()) {
-                            if let Some(held) = slot.take().filter(|held| held.polled) {
-                                let fd = held.queue.raw_fd();
-                                let _ = self.setup.poll.registry().deregister(&mut SourceFd(&fd));
-                            }
+                        let held = net.queues.get_mut(id.index()).and_then(Option::take);
+                        if let Some(held) = held.filter(|held| held.polled) {
+                            let fd = held.queue.raw_fd();
+                            let _ = self.setup.poll.registry().deregister(&mut SourceFd(&fd));
                         }
                     }
                     done.tell();

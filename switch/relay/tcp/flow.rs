@@ -150,8 +150,6 @@ pub(crate) struct Flow {
     pub(crate) zone: Zone,
     pub(crate) port: PortId,
     pub(crate) entry: Arc<Entry>,
-    /// Which of the flow's directions the container's segments travel.
-    pub(crate) from_inside: Direction,
     pub(crate) stream: TcpStream,
     /// Held, not read.
     pub(crate) _lease: Lease,
@@ -179,7 +177,6 @@ pub(crate) struct Birth {
     pub(crate) zone: Zone,
     pub(crate) port: PortId,
     pub(crate) entry: Arc<Entry>,
-    pub(crate) from_inside: Direction,
     pub(crate) stream: TcpStream,
     pub(crate) lease: Lease,
     pub(crate) inside: TransportAddr,
@@ -197,7 +194,6 @@ impl Flow {
             zone: birth.zone,
             port: birth.port,
             entry: birth.entry,
-            from_inside: birth.from_inside,
             stream: birth.stream,
             _lease: birth.lease,
             inside: birth.inside,

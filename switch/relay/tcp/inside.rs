@@ -32,7 +32,7 @@ impl Tcp {
     ) -> Result<(), DropReason> {
         let (segment, payload) = segment::read(packet, received.frame)?;
         let flow = self.flows.get_mut(key).ok_or(DropReason::NoFlow)?;
-        flow.note(flow.from_inside, packet.ip_len(), segment.flags, ctx.now);
+        flow.note(flow.entry.from_inside, packet.ip_len(), segment.flags, ctx.now);
         match flow.stage {
             Stage::Connecting => self.while_connecting(key, &segment, ctx),
             Stage::Opening => self.while_opening(key, received, packet, &segment, ctx),

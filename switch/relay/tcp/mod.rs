@@ -90,7 +90,7 @@ impl Tcp {
         let Some(own_mac) = ctx.own_mac() else { return };
         let built = segment.build(ctx.out, own_mac);
         let ip_len = built.len() - Packet::IP;
-        flow.note(flow.from_inside.other(), ip_len, segment.segment.flags, ctx.now);
+        flow.note(flow.entry.from_inside.other(), ip_len, segment.segment.flags, ctx.now);
         ctx.dp.send_to(built, flow.inside.addr, Offload::NONE, ctx.now, ctx.out);
     }
 

@@ -77,13 +77,12 @@ impl Tcp {
         let key = self.flows.next_key();
         let local = stream.local_addr().map_or(tuple.src, TransportAddr::from);
         let reply = Tuple::new(Protocol::Tcp, tuple.dst, local);
-        let entry = Entry::new(zone, tuple, reply, key.into(), ctx.now);
+        let entry = Entry::new(zone, Direction::Original, tuple, reply, key.into(), ctx.now);
         let entry = ctx.dp.network().conntrack.insert(entry).map_err(|_| DropReason::FlowLimit)?;
         let mut flow = Flow::new(Birth {
             zone,
             port: received.port,
             entry,
-            from_inside: Direction::Original,
             stream,
             lease,
             inside: tuple.src,
@@ -119,7 +118,6 @@ impl Tcp {
             zone,
             port,
             entry,
-            from_inside: Direction::Reply,
             stream,
             lease,
             inside,
@@ -157,7 +155,8 @@ impl Tcp {
             };
             let seen = TransportAddr::new(outside.addr, port);
             let reply = Tuple::new(Protocol::Tcp, inside, seen);
-            let entry = Entry::new(ctx.zone(), original, reply, key.into(), ctx.now);
+            let entry =
+                Entry::new(ctx.zone(), Direction::Reply, original, reply, key.into(), ctx.now);
             match conntrack.insert(entry) {
                 Ok(entry) => return Ok(entry),
                 Err(InsertError::Clash) => {}

@@ -134,7 +134,7 @@ impl Tcp {
         // This segment acknowledges too.
         flow.ack_due = false;
         let ip_len = built.len() - datapath::Packet::IP;
-        flow.note(flow.from_inside.other(), ip_len, ACK, ctx.now);
+        flow.note(flow.entry.from_inside.other(), ip_len, ACK, ctx.now);
         ctx.dp.send_to(built, flow.inside.addr, offload, ctx.now, ctx.out);
         Peeked::Octets(got)
     }
