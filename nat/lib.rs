@@ -1,7 +1,7 @@
 //! Who is rewritten, and how long that is remembered.
 //!
 //! Pure: this crate sees neither a descriptor nor a clock. Read the files in this order:
-//! [`tuple`] (a flow's name), [`entry`] (a flow), [`timeouts`] (how long), [`conntrack`] (all flows).
+//! [`mod@tuple`] (a flow's name), [`entry`] (a flow), [`timeouts`] (how long), [`conntrack`] (all flows).
 
 #![forbid(unsafe_code)]
 

@@ -15,7 +15,7 @@ use worker::Publication;
 const KINDS: [Kind; 3] = [Kind::Tap, Kind::TapPlain, Kind::Veth];
 
 fn pattern(len: usize) -> Vec<u8> {
-    (0..len).map(|n| (n.wrapping_mul(2_654_435_761) >> 7) as u8).collect()
+    (0..len).map(|n| (n.wrapping_mul(2_654_435_761) >> 7).to_le_bytes()[0]).collect()
 }
 
 /// Sends `up` octets and reads as many `down`, both directions at once; the far side does the mirror.
