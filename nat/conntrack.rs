@@ -12,7 +12,8 @@ use dashmap::DashMap;
 use dashmap::mapref::entry::Entry as Slot;
 use smoltcp::time::Instant;
 
-use crate::entry::{Direction, Entry, Owner, Zone};
+use crate::entry::{Entry, Owner, Zone};
+use crate::state::Direction;
 use crate::timeouts::{Profile, Timeouts};
 use crate::tuple::Tuple;
 

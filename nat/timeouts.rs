@@ -6,7 +6,7 @@
 
 use smoltcp::time::Duration;
 
-use crate::entry::TcpState;
+use crate::state::TcpState;
 use crate::tuple::Protocol;
 
 /// Which table of idle times is in force.

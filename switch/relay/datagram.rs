@@ -6,29 +6,26 @@
 //! identifier. Any worker may send on a mapping's socket; the worker that made it reads it.
 
 use std::collections::VecDeque;
-use std::io::{IoSlice, IoSliceMut};
-use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
 
-use datapath::emit::{self, IpHeader};
-use datapath::{DropReason, Gso, IcmpError, Offload, Packet, PortId, Received};
+use datapath::emit::IpHeader;
+use datapath::{DropReason, Gso, IcmpError, Packet, PortId, Received};
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use nat::{Conntrack, Direction, Entry, Protocol, TransportAddr, Tuple, Zone};
 use nix::errno::Errno;
-use nix::sys::socket::{
-    ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, sendmsg, setsockopt,
-    sockopt,
-};
+use nix::sys::socket::SockaddrStorage;
 use smoltcp::time::Instant;
 
+use crate::context::{Context, Readiness};
+use crate::deliver::{self, Datagram};
 use crate::errors;
 use crate::key::{Arena, Key, Kind};
-use crate::limits::Lease;
+use crate::mapping::Mapping;
 use crate::quote;
-use crate::relay::{Context, Readiness, Shared};
+use crate::shared::Shared;
 use crate::socket;
 
 /// Datagrams read from one socket before others get their turn.
@@ -39,66 +36,6 @@ const MAX_FLOWS_PER_MAPPING: usize = 4096;
 
 /// Octets of the largest datagram, its IP header not counted.
 const MAX_DATAGRAM: usize = 65_535;
-
-/// One host socket for one inside address and port, or echo identifier.
-#[derive(Debug)]
-pub(crate) struct Mapping {
-    key: Key,
-    zone: Zone,
-    port: PortId,
-    protocol: Protocol,
-    inside: TransportAddr,
-    fd: OwnedFd,
-    hop_limit: AtomicU8,
-    flows: Mutex<Flows>,
-    /// Held, not read.
-    _lease: Lease,
-}
-
-#[derive(Debug, Default)]
-struct Flows {
-    entries: Vec<Arc<Entry>>,
-    /// No more flows may join: the socket is about to close.
-    closed: bool,
-}
-
-impl Mapping {
-    fn flows(&self) -> MutexGuard<'_, Flows> {
-        // Nothing that can panic runs under this lock.
-        self.flows.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Sends one packet's payload on.
-    fn send(
-        &self,
-        to: SocketAddr,
-        payload: &[u8],
-        packet: &Packet,
-        offload: Offload,
-    ) -> Result<(), Errno> {
-        let hop_limit = packet.hop_limit - 1;
-        if self.hop_limit.swap(hop_limit, Relaxed) != hop_limit {
-            let value = i32::from(hop_limit);
-            if to.is_ipv4() {
-                setsockopt(&self.fd, sockopt::Ipv4Ttl, &value)?;
-            } else {
-                setsockopt(&self.fd, sockopt::Ipv6Ttl, &value)?;
-            }
-        }
-        let slices = [IoSlice::new(payload)];
-        let to = SockaddrStorage::from(to);
-        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-        let fd = self.fd.as_raw_fd();
-        match offload.gso {
-            Gso::Udp { size } => {
-                let segments = [ControlMessage::UdpGsoSegments(&size)];
-                sendmsg(fd, &slices, &segments, flags, Some(&to))?
-            }
-            _ => sendmsg(fd, &slices, &[], flags, Some(&to))?,
-        };
-        Ok(())
-    }
-}
 
 /// The mappings of one worker.
 #[derive(Debug)]
@@ -226,17 +163,8 @@ impl Datagrams {
         let kind = if tuple.protocol == Protocol::Udp { Kind::Udp } else { Kind::Echo };
         let arena = self.arena(Some(kind));
         let key = arena.next_key();
-        let mapping = Arc::new(Mapping {
-            key,
-            zone: ctx.zone(),
-            port: received.port,
-            protocol: tuple.protocol,
-            inside: tuple.src,
-            fd,
-            hop_limit: AtomicU8::new(0),
-            flows: Mutex::default(),
-            _lease: lease,
-        });
+        let owner = (ctx.zone(), received.port);
+        let mapping = Arc::new(Mapping::new(key, owner, tuple.protocol, tuple.src, fd, lease));
         arena.insert(Arc::clone(&mapping));
         let raw = mapping.fd.as_raw_fd();
         if self
@@ -298,7 +226,7 @@ impl Datagrams {
             Self::take_errors(&mapping, ctx);
         }
         for _ in 0..SHARE {
-            match receive(&mapping.fd, &mut self.buffer) {
+            match deliver::receive(&mapping.fd, &mut self.buffer) {
                 Ok(datagram) => Self::inbound(&mapping, &datagram, &self.buffer, ctx),
                 Err(Errno::EAGAIN) => return,
                 Err(Errno::EINTR) => {}
@@ -329,8 +257,8 @@ impl Datagrams {
             ..IpHeader::new(from.addr, mapping.inside.addr, mapping.protocol.number())
         };
         match mapping.protocol {
-            Protocol::Udp => deliver_udp(&header, from.port, mapping.inside.port, payload, ctx),
-            _ => deliver_echo(&header, mapping.inside.port, payload, ctx),
+            Protocol::Udp => deliver::udp(&header, from.port, mapping.inside.port, payload, ctx),
+            _ => deliver::echo(&header, mapping.inside.port, payload, ctx),
         }
     }
 
@@ -404,104 +332,5 @@ impl Datagrams {
         self.shared.mappings.remove_if(&name, |_, held| Arc::ptr_eq(held, &mapping));
         // Others may hold the socket a moment longer; it must not wake us any more.
         let _ = self.registry.deregister(&mut SourceFd(&mapping.fd.as_raw_fd()));
-    }
-}
-
-/// A datagram read from a host socket, its payload apart.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Datagram {
-    pub(crate) from: SocketAddr,
-    pub(crate) len: usize,
-    pub(crate) hop_limit: u8,
-    /// The address it was sent to, where the socket tells.
-    pub(crate) to: Option<IpAddr>,
-}
-
-/// Reads one datagram.
-pub(crate) fn receive(fd: &OwnedFd, buffer: &mut [u8]) -> Result<Datagram, Errno> {
-    let mut control = nix::cmsg_space!([i32; 4], [nix::libc::in6_pktinfo; 2]);
-    let mut slices = [IoSliceMut::new(buffer)];
-    let flags = MsgFlags::MSG_DONTWAIT;
-    let message =
-        recvmsg::<SockaddrStorage>(fd.as_raw_fd(), &mut slices, Some(&mut control), flags)?;
-    let from = message.address.as_ref().and_then(socket::to_std).ok_or(Errno::EINVAL)?;
-    let mut datagram =
-        Datagram { from, len: message.bytes, hop_limit: emit::DEFAULT_TTL, to: None };
-    for control in message.cmsgs()? {
-        match control {
-            ControlMessageOwned::Ipv4Ttl(ttl) | ControlMessageOwned::Ipv6HopLimit(ttl) => {
-                datagram.hop_limit = u8::try_from(ttl).unwrap_or(emit::DEFAULT_TTL);
-            }
-            ControlMessageOwned::Ipv4PacketInfo(info) => {
-                datagram.to = Some(info.ipi_addr.s_addr.to_ne_bytes().into());
-            }
-            ControlMessageOwned::Ipv6PacketInfo(info) => {
-                datagram.to = Some(info.ipi6_addr.s6_addr.into());
-            }
-            _ => {}
-        }
-    }
-    Ok(datagram)
-}
-
-/// Sends a UDP datagram to the container, in fragments if it is longer than the MTU.
-pub(crate) fn deliver_udp(
-    header: &IpHeader,
-    src_port: u16,
-    dst_port: u16,
-    payload: &[u8],
-    ctx: &mut Context<'_>,
-) {
-    let Some(own_mac) = ctx.own_mac() else { return };
-    let len = 8 + payload.len();
-    let Ok(wire_len) = u16::try_from(len) else {
-        ctx.dp.gateway_counters().not_sent(DropReason::Oversized);
-        return;
-    };
-    let built = ctx.out.build(header.transport() + len);
-    let frame = ctx.out.frame_mut(built);
-    header.emit(frame, own_mac);
-    let datagram = &mut frame[header.transport()..];
-    datagram[..2].copy_from_slice(&src_port.to_be_bytes());
-    datagram[2..4].copy_from_slice(&dst_port.to_be_bytes());
-    datagram[4..6].copy_from_slice(&wire_len.to_be_bytes());
-    datagram[6..8].fill(0);
-    datagram[8..].copy_from_slice(payload);
-    let mtu = usize::from(ctx.dp.config().mtu.0);
-    if header.octets() + len <= mtu {
-        let size = u16::try_from(payload.len().max(1)).unwrap_or(u16::MAX);
-        let Ok(offload) = Offload::for_udp(frame, size) else { return };
-        ctx.dp.send_to(built, header.dst, offload, ctx.now, ctx.out);
-    } else {
-        emit::fill_checksum(header, datagram, 6);
-        deliver_fragments(header, built, ctx);
-    }
-}
-
-fn deliver_echo(header: &IpHeader, identifier: u16, message: &[u8], ctx: &mut Context<'_>) {
-    let Some(own_mac) = ctx.own_mac() else { return };
-    if message.len() < 8 {
-        return;
-    }
-    let built = ctx.out.build(header.transport() + message.len());
-    let frame = ctx.out.frame_mut(built);
-    header.emit(frame, own_mac);
-    let reply = &mut frame[header.transport()..];
-    reply.copy_from_slice(message);
-    reply[2..4].fill(0);
-    reply[4..6].copy_from_slice(&identifier.to_be_bytes());
-    emit::fill_checksum(header, reply, 2);
-    if built.len() - datapath::ETHERNET_HEADER_LEN <= usize::from(ctx.dp.config().mtu.0) {
-        ctx.dp.send_to(built, header.dst, Offload::NONE, ctx.now, ctx.out);
-    } else {
-        deliver_fragments(header, built, ctx);
-    }
-}
-
-fn deliver_fragments(header: &IpHeader, built: datapath::Built, ctx: &mut Context<'_>) {
-    let identification = ctx.dp.network().next_identification();
-    let mtu = ctx.dp.config().mtu;
-    for piece in datapath::fragment::fragment(ctx.out, built, mtu, identification) {
-        ctx.dp.send_to(piece, header.dst, Offload::NONE, ctx.now, ctx.out);
     }
 }

@@ -9,18 +9,25 @@
 
 #![forbid(unsafe_code)]
 
+mod context;
 mod datagram;
+mod deliver;
 mod errors;
 mod key;
 mod limits;
+mod mapping;
 mod publish;
+mod published;
 mod quote;
 mod relay;
-pub mod socket;
+mod shared;
+mod socket;
 mod tcp;
 mod timers;
 
+pub use context::{Context, Readiness};
 pub use key::{Key, Kind};
 pub use limits::Limits;
-pub use publish::{Publication, Published};
-pub use relay::{Context, Readiness, Relay, Shared};
+pub use published::{Publication, Published};
+pub use relay::Relay;
+pub use shared::Shared;

@@ -5,9 +5,9 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use datapath::emit::IpHeader;
 use datapath::{DropReason, Gso, Packet, PortId, Received};
@@ -19,9 +19,11 @@ use nix::libc;
 use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrStorage, sendmsg};
 use smoltcp::time::Instant;
 
-use crate::datagram::{self, Datagram};
+use crate::context::Context;
+use crate::deliver::{self, Datagram};
 use crate::key::{Arena, Key, Kind};
-use crate::relay::{Context, Shared};
+use crate::published::{Publication, Published, Socket, TcpPublished, UdpPublished};
+use crate::shared::Shared;
 use crate::socket;
 use crate::tcp::{Client, Tcp};
 
@@ -33,81 +35,6 @@ const MAX_CLIENTS: usize = 8192;
 
 /// Source ports tried when the container already has a flow from the client's own.
 const PORT_ATTEMPTS: u16 = 64;
-
-/// A port to be published.
-#[derive(Clone, Debug)]
-pub struct Publication {
-    /// Whose container.
-    pub zone: Zone,
-    /// The container's port on the bridge.
-    pub port: PortId,
-    /// TCP or UDP.
-    pub protocol: Protocol,
-    /// Where to listen on the host.
-    pub listen: SocketAddr,
-    /// The container's addresses, of which the one of the client's family is taken first.
-    pub to: Vec<IpAddr>,
-    /// The container's port number.
-    pub to_port: u16,
-}
-
-/// A published port whose socket is bound, ready to be served by a worker.
-#[derive(Debug)]
-pub struct Published {
-    publication: Publication,
-    socket: Socket,
-}
-
-#[derive(Debug)]
-enum Socket {
-    Tcp(TcpListener),
-    Udp(OwnedFd),
-}
-
-impl Published {
-    /// Binds the host socket, in the calling thread's network namespace.
-    ///
-    /// # Errors
-    ///
-    /// As `bind(2)`; `InvalidInput` for a protocol without ports.
-    pub fn bind(publication: Publication) -> io::Result<Self> {
-        let socket = match publication.protocol {
-            Protocol::Tcp => Socket::Tcp(socket::listen_tcp(publication.listen)?),
-            Protocol::Udp => Socket::Udp(socket::listen_udp(publication.listen)?),
-            _ => return Err(io::ErrorKind::InvalidInput.into()),
-        };
-        Ok(Self { publication, socket })
-    }
-}
-
-/// The container's address for a client: of its own family if there is one.
-fn inside_for(publication: &Publication, client: IpAddr) -> Option<TransportAddr> {
-    let same = publication.to.iter().find(|addr| addr.is_ipv4() == client.is_ipv4());
-    let addr = same.or_else(|| publication.to.first())?;
-    Some(TransportAddr::new(*addr, publication.to_port))
-}
-
-#[derive(Debug)]
-struct TcpPublished {
-    publication: Publication,
-    listener: TcpListener,
-}
-
-/// A published UDP port; any worker may answer on its socket.
-#[derive(Debug)]
-pub(crate) struct UdpPublished {
-    publication: Publication,
-    fd: OwnedFd,
-    local_port: u16,
-    clients: Mutex<Vec<Arc<Entry>>>,
-}
-
-impl UdpPublished {
-    fn clients(&self) -> MutexGuard<'_, Vec<Arc<Entry>>> {
-        // Nothing that can panic runs under this lock.
-        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 /// The published ports one worker listens for.
 #[derive(Debug)]
@@ -148,12 +75,7 @@ impl Publisher {
                     token,
                     Interest::READABLE,
                 )?;
-                let published = Arc::new(UdpPublished {
-                    local_port: publication.listen.port(),
-                    publication,
-                    fd,
-                    clients: Mutex::default(),
-                });
+                let published = Arc::new(UdpPublished::new(publication, fd));
                 let key = self.udp.insert(Arc::clone(&published));
                 self.shared.udp_published.insert(key, published);
                 Ok(key)
@@ -217,7 +139,7 @@ impl Publisher {
                 .and_then(|()| socket::prepare_stream(&stream))
                 .and_then(|()| stream.local_addr())
                 .ok()
-                .zip(inside_for(&published.publication, peer.ip()))
+                .zip(published.publication.inside_for(peer.ip()))
                 .ok_or(DropReason::NoSocket)
                 .and_then(|(local, inside)| {
                     let Publication { zone, port, .. } = published.publication;
@@ -234,7 +156,7 @@ impl Publisher {
     pub(crate) fn inbound(&mut self, key: Key, ctx: &mut Context<'_>) {
         let Some(published) = self.udp.get(key).map(Arc::clone) else { return };
         for _ in 0..SHARE {
-            match datagram::receive(&published.fd, &mut self.buffer) {
+            match deliver::receive(&published.fd, &mut self.buffer) {
                 Ok(datagram) => {
                     let payload = &self.buffer[..datagram.len];
                     if let Err(reason) = inject(key, &published, &datagram, payload, ctx) {
@@ -309,8 +231,11 @@ fn inject(
 ) -> Result<(), DropReason> {
     let client = TransportAddr::from(datagram.from);
     let used = datagram.to.unwrap_or(published.publication.listen.ip());
-    let original =
-        Tuple::new(Protocol::Udp, client, TransportAddr::new(used, published.local_port));
+    let original = Tuple::new(
+        Protocol::Udp,
+        client,
+        TransportAddr::new(used, published.publication.listen.port()),
+    );
     let conntrack = Arc::clone(&ctx.dp.network().conntrack);
     let entry = match conntrack.entry(ctx.zone(), original) {
         Some(entry) => entry,
@@ -323,7 +248,7 @@ fn inject(
         identification: Some(ctx.dp.network().next_identification()),
         ..IpHeader::new(outside.addr, inside.addr, Protocol::Udp.number())
     };
-    datagram::deliver_udp(&header, outside.port, inside.port, payload, ctx);
+    deliver::udp(&header, outside.port, inside.port, payload, ctx);
     Ok(())
 }
 
@@ -337,7 +262,7 @@ fn admit(
     ctx: &Context<'_>,
 ) -> Result<Arc<Entry>, DropReason> {
     let client = original.src;
-    let inside = inside_for(&published.publication, client.addr).ok_or(DropReason::NoRoute)?;
+    let inside = published.publication.inside_for(client.addr).ok_or(DropReason::NoRoute)?;
     let outside =
         ctx.as_seen_inside(client, original.dst.addr, inside.addr).ok_or(DropReason::NoRoute)?;
     let mut clients = published.clients();

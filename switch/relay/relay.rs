@@ -1,106 +1,22 @@
 //! One worker's relay: where packets and ready sockets are handed to TCP, datagrams and listeners.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
-use dashmap::DashMap;
-use datapath::{Datapath, DropReason, MacAddr, Offload, Outbox, Packet, PortId, Received};
+use datapath::{DropReason, Packet, PortId, Received};
 use mio::Registry;
-use nat::{Protocol, TransportAddr, Zone};
+use nat::{Protocol, Zone};
 use smoltcp::time::{Duration, Instant};
 
-use crate::datagram::{Datagrams, Mapping};
+use crate::context::{Context, Readiness};
+use crate::datagram::Datagrams;
 use crate::key::{Key, Kind};
-use crate::limits::Limits;
-use crate::publish::{Published, Publisher, UdpPublished};
+use crate::publish::Publisher;
+use crate::published::Published;
+use crate::shared::Shared;
 use crate::tcp::Tcp;
 
 /// How often silent datagram flows are looked for.
 const SWEEP: Duration = Duration::from_secs(2);
-
-/// What the relays of all workers share.
-#[derive(Debug)]
-pub struct Shared {
-    /// The bounds on flows.
-    pub limits: Arc<Limits>,
-    /// The one host socket of an inside address and port (or echo identifier), whichever worker made
-    /// it: this is what makes the mapping endpoint-independent (RFC 4787 REQ-1).
-    pub(crate) mappings: DashMap<(Zone, Protocol, TransportAddr), Arc<Mapping>>,
-    /// Published UDP sockets, on which any worker may answer.
-    pub(crate) udp_published: DashMap<Key, Arc<UdpPublished>>,
-}
-
-impl Shared {
-    /// Nothing yet, within `limits`.
-    #[must_use]
-    pub fn new(limits: Arc<Limits>) -> Self {
-        Self { limits, mappings: DashMap::new(), udp_published: DashMap::new() }
-    }
-}
-
-/// What a packet or an event is handled with.
-#[derive(Debug)]
-pub struct Context<'a> {
-    /// The network it belongs to.
-    pub dp: &'a mut Datapath,
-    /// Where frames for its ports go.
-    pub out: &'a mut Outbox,
-    /// The time.
-    pub now: Instant,
-}
-
-impl Context<'_> {
-    pub(crate) fn own_mac(&self) -> Option<MacAddr> {
-        self.dp.config().gateway.as_ref().map(|gateway| gateway.mac)
-    }
-
-    pub(crate) fn zone(&self) -> Zone {
-        self.dp.network().zone
-    }
-
-    /// Resets a TCP segment nobody waits for.
-    pub(crate) fn reset(&mut self, received: &Received<'_>, packet: &Packet) {
-        let Some(own_mac) = self.own_mac() else { return };
-        if let Some(built) = datapath::reset::reset(self.out, own_mac, packet, received.frame) {
-            self.dp.send_to(built, packet.src, Offload::NONE, self.now, self.out);
-        }
-    }
-
-    /// A client's address as its packets inside carry it: its own, if it is one the container can
-    /// answer by its default route. A client on the container's own network shows the address it used
-    /// (RFC 4787 REQ-9a: hairpin with the external source); one that is the host by loopback, or of the
-    /// other family, shows the gateway's.
-    pub(crate) fn as_seen_inside(
-        &self,
-        client: TransportAddr,
-        used: IpAddr,
-        inside: IpAddr,
-    ) -> Option<TransportAddr> {
-        let gateway = self.dp.config().gateway.as_ref()?;
-        let routable = |addr: IpAddr| {
-            addr.is_ipv4() == inside.is_ipv4()
-                && !datapath::packet::is_martian_destination(addr)
-                && !gateway.on_link(addr)
-        };
-        let addr = [client.addr, used]
-            .into_iter()
-            .find(|addr| routable(*addr))
-            .filter(|addr| *addr == client.addr || gateway.on_link(client.addr))
-            .or_else(|| gateway.source_for(inside))?;
-        Some(TransportAddr::new(addr, client.port))
-    }
-}
-
-/// What poll said of a socket.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Readiness {
-    /// There is something to read.
-    pub readable: bool,
-    /// There is room to write.
-    pub writable: bool,
-    /// The far side has finished, or there is an error.
-    pub hung_up: bool,
-}
 
 /// One worker's flows.
 #[derive(Debug)]

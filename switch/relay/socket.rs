@@ -56,7 +56,7 @@ pub(crate) fn prepare_stream(stream: &TcpStream) -> io::Result<()> {
 /// # Errors
 ///
 /// As `bind(2)` and `listen(2)`.
-pub fn listen_tcp(addr: SocketAddr) -> io::Result<TcpListener> {
+pub(crate) fn listen_tcp(addr: SocketAddr) -> io::Result<TcpListener> {
     let fd = new(addr.ip(), SockType::Stream, None)?;
     if addr.is_ipv6() {
         socket::setsockopt(&fd, sockopt::Ipv6V6Only, &true)?;
@@ -72,7 +72,7 @@ pub fn listen_tcp(addr: SocketAddr) -> io::Result<TcpListener> {
 /// # Errors
 ///
 /// As `bind(2)`.
-pub fn listen_udp(addr: SocketAddr) -> io::Result<OwnedFd> {
+pub(crate) fn listen_udp(addr: SocketAddr) -> io::Result<OwnedFd> {
     let fd = new(addr.ip(), SockType::Datagram, None)?;
     if addr.is_ipv6() {
         socket::setsockopt(&fd, sockopt::Ipv6V6Only, &true)?;

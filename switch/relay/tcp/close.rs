@@ -3,8 +3,8 @@
 use nat::TcpState;
 
 use super::flow::Flow;
-use super::{RST_ACK, Tcp};
-use crate::Context;
+use super::table::{RST_ACK, Tcp};
+use crate::context::Context;
 use crate::key::Key;
 use crate::socket;
 

@@ -7,8 +7,8 @@ use smoltcp::time::Duration;
 use super::flow::{Flow, RETRANSMIT_TIMEOUT, Stage};
 use super::segment::{self, Segment};
 use super::seq::Seq;
-use super::{ACK, Tcp};
-use crate::Context;
+use super::table::{ACK, Tcp};
+use crate::context::Context;
 use crate::key::Key;
 use crate::socket;
 

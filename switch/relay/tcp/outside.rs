@@ -11,9 +11,9 @@ use smoltcp::time::Duration;
 
 use super::flow::{Flow, MAX_ATTEMPTS, MAX_OPENING_ATTEMPTS, MAX_TIMEOUT, Stage};
 use super::segment::{Outgoing, Segment};
-use super::{ACK, FIN_ACK, SHARE, Tcp, is_full};
-use crate::Context;
-use crate::Readiness;
+use super::table::{ACK, FIN_ACK, SHARE, Tcp, is_full};
+use crate::context::Context;
+use crate::context::Readiness;
 use crate::key::Key;
 use crate::socket;
 

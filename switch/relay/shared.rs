@@ -1,0 +1,31 @@
+//! What the relays of all workers share.
+
+use std::sync::Arc;
+
+use dashmap::DashMap;
+use nat::{Protocol, TransportAddr, Zone};
+
+use crate::key::Key;
+use crate::limits::Limits;
+use crate::mapping::Mapping;
+use crate::published::UdpPublished;
+
+/// What the relays of all workers share.
+#[derive(Debug)]
+pub struct Shared {
+    /// The bounds on flows.
+    pub limits: Arc<Limits>,
+    /// The one host socket of an inside address and port (or echo identifier), whichever worker made
+    /// it: this is what makes the mapping endpoint-independent (RFC 4787 REQ-1).
+    pub(crate) mappings: DashMap<(Zone, Protocol, TransportAddr), Arc<Mapping>>,
+    /// Published UDP sockets, on which any worker may answer.
+    pub(crate) udp_published: DashMap<Key, Arc<UdpPublished>>,
+}
+
+impl Shared {
+    /// Nothing yet, within `limits`.
+    #[must_use]
+    pub fn new(limits: Arc<Limits>) -> Self {
+        Self { limits, mappings: DashMap::new(), udp_published: DashMap::new() }
+    }
+}
