@@ -12,7 +12,7 @@ use netns::Target;
 use worker::{NetworkId, PortConfig};
 
 use crate::api;
-use crate::endpoint::{Endpoint, Status, Watcher};
+use crate::endpoint::{Endpoint, Keeper, Status, Watcher};
 use crate::error::Error;
 use crate::host;
 use crate::log::log;
@@ -139,13 +139,14 @@ impl Daemon {
             (endpoint.name.clone(), endpoint.network, endpoint.target.clone(), device, port)
         };
         let made = netns::attach(&target, &device)?;
+        let keeper = Keeper::of(&made);
         (port.offloads, port.queues) = (host::offloads(made.opened), made.queues);
         let port = self
             .switch
             .add_port(network, port)
             .map_err(|source| Error::AddPort { endpoint: name, source })?;
         if let Some(endpoint) = self.registry().endpoints.get_mut(&at) {
-            endpoint.port = Some(port);
+            (endpoint.port, endpoint.keeper) = (Some(port), keeper);
         }
         Ok(())
     }
@@ -199,20 +200,22 @@ impl Daemon {
 
     /// Takes back listeners, port and interface, and notes the new status.
     fn release(&self, at: u64, status: impl FnOnce(&Status) -> Status) {
-        let (network, published, port, veth) = {
+        let (network, published, port, keeper, veth) = {
             let mut registry = self.registry();
             let Some(endpoint) = registry.endpoints.get_mut(&at) else { return };
             endpoint.status = status(&endpoint.status);
             let veth = (endpoint.kind == netns::Kind::Veth)
                 .then(|| (endpoint.name.clone(), endpoint.target.clone(), endpoint.ifname.clone()));
-            (endpoint.network, std::mem::take(&mut endpoint.published), endpoint.port.take(), veth)
+            let published = std::mem::take(&mut endpoint.published);
+            (endpoint.network, published, endpoint.port.take(), endpoint.keeper.take(), veth)
         };
         for published in published.iter().rev() {
             self.switch.unpublish(published.id);
         }
         let Some(port) = port else { return };
-        // A TAP goes with its descriptors, which the switch closes.
         self.switch.remove_port(network, port);
+        // With the last descriptor a TAP goes.
+        drop(keeper);
         if let Some((name, target, ifname)) = veth
             && let Err(error) = netns::detach(&target, &ifname)
         {

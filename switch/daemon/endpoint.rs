@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::time::SystemTime;
 
 use datapath::{MacAddr, PortId};
@@ -81,9 +82,25 @@ pub(crate) struct Endpoint {
     pub(crate) mtu: u16,
     pub(crate) dns: Vec<IpAddr>,
     pub(crate) port: Option<PortId>,
+    pub(crate) keeper: Option<Keeper>,
     pub(crate) published: Vec<Published>,
     /// Who detaches it when its namespace ends.
     pub(crate) watcher: Option<Watcher>,
+}
+
+/// A second handle of one queue of a device, closed after the switch has closed its own.
+///
+/// Closing a TAP's last descriptor takes the interface away, for which the kernel waits tens of
+/// milliseconds (`synchronize_net`). This way it is we who wait, and not a worker with everybody's
+/// frames.
+#[derive(Debug)]
+pub(crate) struct Keeper(#[expect(dead_code, reason = "kept for its drop")] OwnedFd);
+
+impl Keeper {
+    /// Of a device just made; without a free descriptor a worker waits, which is no failure.
+    pub(crate) fn of(device: &netns::Endpoint) -> Option<Self> {
+        device.queues.first().and_then(|queue| queue.try_clone().ok()).map(Self)
+    }
 }
 
 /// The task that waits for an endpoint's end; dropped, it waits no longer.
@@ -165,6 +182,7 @@ impl Endpoint {
             mtu: network.mtu,
             dns: network.dns.clone(),
             port: None,
+            keeper: None,
             published: Vec::new(),
             watcher: None,
         })

@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use netns::{Opened, Target};
 use worker::{NetworkId, PortConfig, Switch};
 
+use crate::endpoint::Keeper;
 use crate::log::log;
 use crate::network::{HostPort, Network};
 use crate::subnet::Taken;
@@ -98,6 +99,7 @@ pub(crate) fn make(switch: &Switch, network: NetworkId, wanted: &Wanted) -> Opti
                 return None;
             }
         };
+        let keeper = Keeper::of(&device);
         let port = PortConfig {
             role: PortRole::Host,
             mtu: IpMtu(wanted.mtu),
@@ -107,7 +109,7 @@ pub(crate) fn make(switch: &Switch, network: NetworkId, wanted: &Wanted) -> Opti
             queues: device.queues,
         };
         return match switch.add_port(network, port) {
-            Ok(port) => Some(HostPort { port, ifname: ifname.clone() }),
+            Ok(port) => Some(HostPort { port, ifname: ifname.clone(), _keeper: keeper }),
             Err(error) => {
                 log!("network {} has no host port: {error}", wanted.network);
                 None

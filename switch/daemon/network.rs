@@ -15,7 +15,7 @@ use worker::{Gateway, NetworkConfig, NetworkId};
 
 use crate::api;
 use crate::config::Config;
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, Keeper};
 use crate::error::Error;
 use crate::ipam::Pool;
 use crate::subnet::{self, SubnetError, Taken};
@@ -61,10 +61,11 @@ pub(crate) struct Subnet {
 }
 
 /// Our interface in the host's namespace.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct HostPort {
     pub(crate) port: PortId,
     pub(crate) ifname: String,
+    pub(crate) _keeper: Option<Keeper>,
 }
 
 impl Subnet {

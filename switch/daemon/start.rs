@@ -75,6 +75,11 @@ pub fn ensure(socket: &Path) -> Result<(Client, Vec<String>), StartError> {
 pub fn start(socket: &Path, options: &[OsString]) -> Result<Vec<String>, StartError> {
     let step = |what| move |source| StartError::Step { what, source };
     socket::prepare_directory(socket)?;
+    if is_answered(socket) {
+        // It would say so itself, into a log that is the other's.
+        let (pid, path) = (socket::running(socket), socket.to_owned());
+        return Err(SocketError::Running { pid, path }.into());
+    }
     let log = socket::beside(socket, "log");
     let stderr = File::options()
         .write(true)
