@@ -18,6 +18,7 @@ mod child;
 mod command;
 mod endpoint;
 mod error;
+mod ifname;
 mod ioctl;
 mod job;
 pub mod link;

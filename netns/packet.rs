@@ -11,7 +11,8 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, send, socket};
 
 use crate::error::Error;
-use crate::{link, sockopt};
+use crate::ifname::index_of;
+use crate::sockopt;
 
 /// Octets of receive and send buffer asked for: room for some sixty frames of 64 KB. Without
 /// `CAP_NET_ADMIN` the kernel gives no more than `net.core.rmem_max`.
@@ -26,7 +27,7 @@ const BUFFER: libc::c_int = 8 << 20;
 /// # Errors
 /// [`Error::NoSuchInterface`]; [`Error::Step`] without `CAP_NET_RAW`.
 pub fn packet_sockets(ifname: &str, queues: u16) -> Result<Vec<OwnedFd>, Error> {
-    let ifindex = link::index_of(ifname)?;
+    let ifindex = index_of(ifname)?;
     open(ifindex, queues)
         .map_err(|source| Error::step(format!("open a packet socket on {ifname}"), source))
 }

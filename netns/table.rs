@@ -19,7 +19,7 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
-use crate::link;
+use crate::ifname::index_of;
 use crate::netlink::Rtnl;
 
 /// An interface.
@@ -112,7 +112,7 @@ pub fn routes() -> Result<Vec<Route>, Error> {
 /// # Errors
 /// [`Error::NoSuchInterface`]
 pub fn neighbours(ifname: &str) -> Result<Vec<Neighbour>, Error> {
-    link::index_of(ifname)?;
+    index_of(ifname)?;
     let all = all_neighbours()?.into_iter();
     Ok(all.filter(|neighbour| neighbour.ifname == ifname).collect())
 }

@@ -14,7 +14,8 @@ use tun_tap::{Iface, Mode};
 
 use crate::endpoint::Opened;
 use crate::error::Error;
-use crate::{ioctl, link};
+use crate::ifname::index_of;
+use crate::ioctl;
 
 /// Octets of `struct virtio_net_hdr` before each frame, without the count of merged buffers: what
 /// AF_PACKET has too, so that one buffer layout fits all ports.
@@ -61,7 +62,7 @@ impl Tap {
     /// Opens a TAP somebody has made persistent, with offloads where it takes them.
     pub(crate) fn existing(ifname: &str, queues: u16) -> Result<Self, Error> {
         // Without this the kernel would take the unknown name for a wish to create it.
-        link::index_of(ifname)?;
+        index_of(ifname)?;
         // A device is made for many queues or for one, and refuses the other (EINVAL).
         Self::with_offloads(ifname, queues, OFFLOADING | libc::IFF_MULTI_QUEUE)
             .or_else(|_| Self::with_offloads(ifname, 1, OFFLOADING))

@@ -368,6 +368,10 @@ fn links_are_built_and_moved() {
     let err = link::create_veth_pair("left", &a.netns, "new", &b.netns).expect_err("taken");
     assert!(matches!(err, Error::InterfaceExists { .. }), "{err:#}");
     assert!(!b.has("new"));
+    let file = std::fs::File::open("/proc/self/exe").expect("ourselves");
+    let err = link::create_veth_pair("new", &a.netns, "new", &file).expect_err("no namespace");
+    assert_eq!(err.errno(), Some(libc::EINVAL), "{err:#}");
+    assert!(!a.has("new"));
     b.netns
         .enter(|| {
             link::rename("right", "port")?;
