@@ -284,9 +284,20 @@ impl Datapath {
         self.members.push(id);
     }
 
+    /// Enters the addresses a container's port was given among the gateway's neighbours, so that the
+    /// first packet for it need not wait for ARP.
+    pub fn introduce(&self, id: PortId, now: Instant) {
+        if let Some(port) = self.port(id).filter(|port| port.role == PortRole::Container) {
+            for addr in &port.addresses {
+                self.network.neighbours.introduce(*addr, port.mac, now);
+            }
+        }
+    }
+
     /// Detaches a port. What others still send to its stations is flooded, as to any unknown one.
     pub fn detach(&mut self, id: PortId) {
-        if self.ports.get_mut(id.index()).and_then(Option::take).is_some() {
+        if let Some(gone) = self.ports.get_mut(id.index()).and_then(Option::take) {
+            self.network.neighbours.forget_station(gone.port.mac);
             self.members.retain(|member| *member != id);
             if self.host == Some(id) {
                 self.host = None;

@@ -166,6 +166,21 @@ impl Neighbours {
         }
     }
 
+    /// Enters the station of an endpoint that was just attached: its address was given to it, so nobody
+    /// need ask. It finds a place even in a full table; ports are bounded, too.
+    pub fn introduce(&self, addr: IpAddr, mac: MacAddr, now: Instant) {
+        let known = Neighbour {
+            mac: Some(mac),
+            confirmed: now,
+            asked: now,
+            attempts: 0,
+            pending: Vec::new(),
+        };
+        if self.table.insert(addr, known).is_none() {
+            self.len.fetch_add(1, Relaxed);
+        }
+    }
+
     /// Asks again for those that must be asked again (`ask` is called with the last known station) and
     /// forgets those that did not answer or were long not used; what waited for them is returned.
     pub fn handle_timeout(

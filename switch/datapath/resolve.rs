@@ -50,7 +50,8 @@ pub fn read_arp(payload: &[u8]) -> Result<Announcement, DropReason> {
     else {
         return Err(DropReason::BadNeighbour);
     };
-    if bad || !source_hardware_addr.is_unicast() || source_protocol_addr.is_multicast() {
+    let no_station = !source_hardware_addr.is_unicast() || source_hardware_addr.0 == [0; 6];
+    if bad || no_station || source_protocol_addr.is_multicast() {
         return Err(DropReason::BadNeighbour);
     }
     let asks = match operation {
@@ -101,6 +102,9 @@ fn read_checked_ndp(packet: &Packet, frame: &[u8], src: MacAddr) -> Option<Annou
         Some(raw) => MacAddr::from_bytes(raw.as_bytes().first_chunk::<6>()?),
         None => src,
     };
+    if !station.is_unicast() || station.0 == [0; 6] {
+        return None;
+    }
     let from_nobody = IpAddr::V6(Ipv6Addr::UNSPECIFIED) == packet.src;
     Some(Announcement {
         sender: (!from_nobody).then_some(if asks { packet.src } else { target.into() }),

@@ -43,10 +43,11 @@ pub(crate) fn connect(to: SocketAddr) -> io::Result<TcpStream> {
 }
 
 /// What every TCP socket that carries a flow has: no delay of small segments (the container's own stack
-/// has already decided), and keepalive, so that a dead far side is found (RFC 5382 REQ-5 lets an idle
+/// has already decided), urgent octets where they stand in the stream, so that none is lost, and keepalive, so that a dead far side is found (RFC 5382 REQ-5 lets an idle
 /// connection live; 7,200 s is RFC 9293 §3.8.4's default).
 pub(crate) fn prepare_stream(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
+    socket::setsockopt(stream, sockopt::OobInline, &true)?;
     socket::setsockopt(stream, sockopt::KeepAlive, &true)?;
     Ok(())
 }

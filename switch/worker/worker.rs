@@ -404,6 +404,7 @@ impl Worker {
                         && let Some(net) = self.networks.get_mut(&zone)
                     {
                         net.dp.attach(id, port, counters);
+                        net.dp.introduce(id, now);
                         if net.queues.len() <= id.index() {
                             net.queues.resize_with(id.index() + 1, || None);
                         }
