@@ -1,0 +1,280 @@
+//! Layer 3: what the gateway answers, sends on, and sends back (RFC 1812, RFC 4443).
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use datapath::{Decision, DropReason, NetworkConfig, Uplink};
+use nat::{Direction, Entry, Owner, Protocol, TransportAddr, Tuple, Zone};
+use pnet::packet::tcp::TcpFlags;
+use smoltcp::time::Duration;
+
+use crate::lab::{Lab, P1, P2, config};
+use crate::wire::{ALICE, BOB, GATEWAY, IpSeen, Station, Tcp, WORLD, What, framed, hello, ip};
+
+/// A frame from Alice to the gateway's station.
+fn up(packet: &[u8]) -> Vec<u8> {
+    framed(ALICE.mac, GATEWAY.mac, packet)
+}
+
+/// A lab in which Alice and the gateway know each other.
+fn lab_with(config: NetworkConfig) -> Lab {
+    let mut lab = Lab::with(config);
+    lab.introduce(P1, ALICE);
+    lab
+}
+
+const PORT_UNREACHABLE: [(u8, u8); 2] = [(3, 3), (1, 4)];
+const TIME_EXCEEDED: [(u8, u8); 2] = [(11, 0), (3, 0)];
+const NO_ROUTE: [(u8, u8); 2] = [(3, 0), (1, 0)];
+const PROHIBITED: [(u8, u8); 2] = [(3, 13), (1, 1)];
+
+/// Both families, with the place of each in the tables above.
+const FAMILIES: [(bool, usize); 2] = [(false, 0), (true, 1)];
+
+#[test]
+fn an_echo_for_the_gateway_comes_back_as_it_went() {
+    let mut lab = lab_with(config());
+    let link_local = (ALICE.link_local().into(), GATEWAY.link_local().into());
+    lab.introduce(P1, Station { v6: ALICE.link_local(), ..ALICE });
+    let pairs = [
+        (ALICE.addr(false), GATEWAY.addr(false)),
+        (ALICE.addr(true), GATEWAY.addr(true)),
+        link_local,
+    ];
+    for (from, to) in pairs {
+        for payload in [&b""[..], b"odd", &[0xa5; 1400]] {
+            let seen = lab.inject(P1, &up(&ip(from, to).echo(0xbeef, 42, payload))).answered();
+            let kind = if from.is_ipv6() { 129 } else { 0 };
+            let ip = IpSeen { src: to, dst: from, ttl: 64, class: 0 };
+            let body = payload.to_vec();
+            let what = What::Icmp { ip, kind, code: 0, word: 0xbeef_002a, body };
+            assert_eq!((seen.src, seen.dst, seen.what), (GATEWAY.mac, ALICE.mac, what));
+        }
+    }
+}
+
+#[test]
+fn a_packet_that_may_live_one_hop_dies_at_the_gateway_and_its_sender_is_told() {
+    let mut lab = lab_with(config());
+    for (v6, family) in FAMILIES {
+        for ttl in [1, 0] {
+            for len in [0, 8, 600, 1400] {
+                let header = ip(ALICE.addr(v6), WORLD.addr(v6)).ttl(ttl);
+                let packet = header.udp(33_434, 33_434, &vec![7; len]);
+                let seen = lab.inject(P1, &up(&packet)).dropped_telling(DropReason::TtlExceeded);
+                seen.is_error(ALICE, TIME_EXCEEDED[family], &packet);
+            }
+        }
+        // Two hops are enough to pass one gateway.
+        let packet = ip(ALICE.addr(v6), WORLD.addr(v6)).ttl(2).udp(1, 2, b"");
+        lab.inject(P1, &up(&packet)).for_uplink();
+    }
+}
+
+#[test]
+fn a_bridged_packet_may_live_one_hop_as_the_bridge_is_none() {
+    let mut lab = lab_with(config());
+    lab.inject(P2, &hello(BOB, ALICE)).forwarded(P1);
+    for (v6, _) in FAMILIES {
+        let packet = ip(ALICE.addr(v6), BOB.addr(v6)).ttl(1).udp(1, 2, b"next door");
+        lab.inject(P1, &framed(ALICE.mac, BOB.mac, &packet)).forwarded(P2);
+    }
+    // The gateway itself is no hop either: it is the end.
+    let echo = ip(ALICE.v4, GATEWAY.v4).ttl(1).echo(1, 1, b"");
+    lab.inject(P1, &up(&echo)).answered();
+}
+
+#[test]
+fn without_an_uplink_there_is_no_route() {
+    let mut lab = lab_with(NetworkConfig { uplink: Uplink::None, ..config() });
+    for (v6, family) in FAMILIES {
+        let packet = ip(ALICE.addr(v6), WORLD.addr(v6)).udp(1, 2, b"out there?");
+        let seen = lab.inject(P1, &up(&packet)).dropped_telling(DropReason::NoRoute);
+        seen.is_error(ALICE, NO_ROUTE[family], &packet);
+    }
+}
+
+#[test]
+fn another_network_is_prohibited() {
+    let mut lab = lab_with(config());
+    let others: [IpAddr; 2] = ["203.0.113.7".parse().unwrap(), "2001:db8:2::7".parse().unwrap()];
+    for (other, (v6, family)) in others.into_iter().zip(FAMILIES) {
+        let syn = Tcp { flags: TcpFlags::SYN, ..Tcp::default() };
+        let packet = ip(ALICE.addr(v6), other).tcp(1, 2, syn, b"");
+        let seen = lab.inject(P1, &up(&packet)).dropped_telling(DropReason::AdminProhibited);
+        seen.is_error(ALICE, PROHIBITED[family], &packet);
+    }
+}
+
+#[test]
+fn a_protocol_the_uplink_cannot_carry_is_prohibited() {
+    let mut lab = lab_with(config());
+    const SCTP: u8 = 132;
+    for (v6, family) in FAMILIES {
+        let packet = ip(ALICE.addr(v6), WORLD.addr(v6)).carrying(SCTP, &[0; 24]);
+        let seen = lab.inject(P1, &up(&packet)).dropped_telling(DropReason::UnsupportedProtocol);
+        seen.is_error(ALICE, PROHIBITED[family], &packet);
+    }
+}
+
+#[test]
+fn a_datagram_for_the_gateway_finds_no_port_open() {
+    let mut lab = lab_with(config());
+    for (v6, family) in FAMILIES {
+        let packet = ip(ALICE.addr(v6), GATEWAY.addr(v6)).udp(4000, 53, b"who is who?");
+        lab.inject(P1, &up(&packet)).answered().is_error(ALICE, PORT_UNREACHABLE[family], &packet);
+    }
+}
+
+/// RFC 9293 §3.5.2, group 1.
+#[test]
+fn a_segment_for_the_gateway_is_reset_by_the_rule() {
+    let mut lab = lab_with(config());
+    let (seq, ack) = (0xffff_fffe_u32, 0x1234_5678_u32);
+    let (reset, reset_ack) = (TcpFlags::RST, TcpFlags::RST | TcpFlags::ACK);
+    let cases = [
+        // No ACK to take a number from: SEQ=0, ACK=SEG.SEQ+SEG.LEN, where SYN and FIN count.
+        (TcpFlags::SYN, &b""[..], (reset_ack, 0, seq.wrapping_add(1))),
+        (TcpFlags::SYN | TcpFlags::FIN, b"abc", (reset_ack, 0, seq.wrapping_add(5))),
+        (0, b"abc", (reset_ack, 0, seq.wrapping_add(3))),
+        // Else the reset has the number the sender waits for.
+        (TcpFlags::ACK, b"", (reset, ack, 0)),
+        (TcpFlags::SYN | TcpFlags::ACK, b"", (reset, ack, 0)),
+        (TcpFlags::FIN | TcpFlags::ACK, b"late", (reset, ack, 0)),
+    ];
+    for (v6, _) in FAMILIES {
+        for (flags, payload, (answer, answer_seq, answer_ack)) in cases {
+            let segment = Tcp { flags, seq, ack };
+            let packet = ip(ALICE.addr(v6), GATEWAY.addr(v6)).tcp(4000, 80, segment, payload);
+            let seen = lab.inject(P1, &up(&packet)).answered();
+            let (src, dst) = (GATEWAY.addr(v6), ALICE.addr(v6));
+            let expected = What::Tcp {
+                ip: IpSeen { src, dst, ttl: 64, class: 0 },
+                ports: (80, 4000),
+                flags: answer,
+                seq: answer_seq,
+                ack: answer_ack,
+                payload: Vec::new(),
+            };
+            assert_eq!(seen.what, expected, "to flags {flags:#x}");
+        }
+        for flags in [reset, reset_ack] {
+            let packet =
+                ip(ALICE.addr(v6), GATEWAY.addr(v6)).tcp(1, 2, Tcp { flags, seq, ack }, b"");
+            lab.inject(P1, &up(&packet)).taken();
+        }
+    }
+}
+
+#[test]
+fn a_packet_for_a_neighbour_by_way_of_the_gateway_goes_on_one_hop_older() {
+    let mut lab = lab_with(config());
+    lab.introduce(P2, BOB);
+    for (v6, _) in FAMILIES {
+        // TTL 0x0100 less one borrows in the checksum's word; 64 does not.
+        for ttl in [2, 64, 255] {
+            let packet = ip(ALICE.addr(v6), BOB.addr(v6)).ttl(ttl).udp(1, 2, b"the long way");
+            let sent = lab.inject(P1, &up(&packet)).taken_sending();
+            let [(P2, seen)] = &sent[..] else { panic!("{sent:?} {}", lab.report()) };
+            assert_eq!((seen.src, seen.dst), (GATEWAY.mac, BOB.mac));
+            let What::Udp { ip, ports, payload } = &seen.what else { panic!("{seen:?}") };
+            assert_eq!((ip.src, ip.dst), (ALICE.addr(v6), BOB.addr(v6)));
+            assert_eq!((ip.ttl, *ports, &**payload), (ttl - 1, (1, 2), &b"the long way"[..]));
+        }
+        let packet = ip(ALICE.addr(v6), BOB.addr(v6)).ttl(1).udp(1, 2, b"too long a way");
+        lab.inject(P1, &up(&packet)).dropped_telling(DropReason::TtlExceeded);
+    }
+}
+
+#[test]
+fn what_the_uplink_gets_says_what_the_packet_says() {
+    let mut lab = lab_with(config());
+    for (v6, _) in FAMILIES {
+        let (src, dst) = (ALICE.addr(v6), WORLD.addr(v6));
+        let transport = if v6 { 54 } else { 34 };
+        let header = || ip(src, dst).ttl(17);
+        let syn = Tcp { flags: TcpFlags::SYN, seq: 1, ack: 0 };
+        let icmp = if v6 { Protocol::Icmpv6 } else { Protocol::Icmp };
+        for (packet, protocol, ports) in [
+            (header().udp(4000, 53, b"q"), Protocol::Udp, (4000, 53)),
+            (header().tcp(4001, 80, syn, b""), Protocol::Tcp, (4001, 80)),
+            (header().echo(77, 1, b"ping"), icmp, (77, 77)),
+        ] {
+            let mut frame = up(&packet);
+            let end = frame.len();
+            frame.extend(b"padding");
+            let seen = lab.inject(P1, &frame).for_uplink();
+            assert_eq!((seen.src, seen.dst, seen.protocol), (src, dst, protocol));
+            assert_eq!((seen.ports, seen.hop_limit), (Some(ports), 17));
+            assert_eq!((seen.transport, seen.end), (transport, end));
+        }
+    }
+}
+
+#[test]
+fn a_packet_of_a_known_flow_goes_to_its_owner_in_its_direction_as_long_as_it_may_live() {
+    let mut lab = lab_with(config());
+    let tuple = |src: IpAddr, dst: IpAddr| {
+        Tuple::new(Protocol::Udp, TransportAddr::new(src, 4000), TransportAddr::new(dst, 53))
+    };
+    for ((v6, family), (zone, owner)) in FAMILIES.into_iter().zip([(1, 5), (1, 6)]) {
+        let original = tuple(ALICE.addr(v6), WORLD.addr(v6));
+        let entry = Entry::new(
+            Zone(zone),
+            Direction::Original,
+            original,
+            original.inverse(),
+            Owner(owner),
+            lab.now,
+        );
+        lab.network.conntrack.insert(entry).unwrap();
+        let header = ip(ALICE.addr(v6), WORLD.addr(v6));
+        let outcome = lab.inject(P1, &up(&header.udp(4000, 53, b"again")));
+        let Decision::Flow(to, direction, _) = outcome.decision() else {
+            panic!("{}", lab.report())
+        };
+        assert_eq!((to, direction), (Owner(owner), Direction::Original));
+        let last = header.clone().ttl(1).udp(4000, 53, b"last");
+        let seen = lab.inject(P1, &up(&last)).dropped_telling(DropReason::TtlExceeded);
+        seen.is_error(ALICE, TIME_EXCEEDED[family], &last);
+        // Another source port is another flow.
+        lab.inject(P1, &up(&header.udp(4001, 53, b"new"))).for_uplink();
+    }
+}
+
+#[test]
+fn the_same_tuple_of_another_network_is_another_flow() {
+    let mut lab = lab_with(config());
+    let (src, dst) =
+        (TransportAddr::new(ALICE.v4.into(), 1), TransportAddr::new(WORLD.v4.into(), 2));
+    let original = Tuple::new(Protocol::Udp, src, dst);
+    let elsewhere =
+        Entry::new(Zone(2), Direction::Original, original, original.inverse(), Owner(1), lab.now);
+    lab.network.conntrack.insert(Arc::into_inner(Arc::new(elsewhere)).unwrap()).unwrap();
+    lab.inject(P1, &up(&ip(ALICE.v4, WORLD.v4).udp(1, 2, b""))).for_uplink();
+}
+
+#[test]
+fn errors_are_limited_to_a_burst_of_fifty_and_a_thousand_a_second() {
+    let mut lab = lab_with(config());
+    lab.advance(Duration::from_secs(10));
+    let packet = ip(ALICE.v4, GATEWAY.v4).udp(1, 2, b"");
+    let flood = |lab: &mut Lab| {
+        let told = (0..500).filter(|_| !lab.inject(P1, &up(&packet)).taken_sending().is_empty());
+        told.count()
+    };
+    let first = flood(&mut lab);
+    assert!((50..=51).contains(&first), "{first} errors at once");
+    lab.now += Duration::from_millis(20);
+    let later = flood(&mut lab);
+    assert!((20..=21).contains(&later), "{later} errors 20 ms later");
+}
+
+#[test]
+fn a_network_without_a_gateway_is_a_bridge_and_nothing_else() {
+    let mut lab = Lab::with(NetworkConfig { gateway: None, ..config() });
+    let asked = crate::wire::arp_request(ALICE, Ipv4Addr::new(192, 0, 2, 1));
+    lab.inject(P1, &asked).flooded(&[P2, crate::lab::P3]);
+    let echo = ip(ALICE.v4, GATEWAY.v4).echo(1, 1, b"");
+    lab.inject(P1, &up(&echo)).flooded(&[P2, crate::lab::P3]);
+}
