@@ -8,17 +8,15 @@ use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 
 use ipnet::IpNet;
-use nix::errno::Errno;
-use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use serde::{Deserialize, Serialize};
 
-use crate::child;
-use crate::endpoint::{self, EndpointConfig, Opened, SocketKind, View};
+use crate::endpoint::{Endpoint, EndpointConfig, Opened};
 use crate::error::Error;
-use crate::namespace::{Netns, spend};
-use crate::target::Target;
-use crate::{link, table};
+use crate::namespace::Netns;
+use crate::table::View;
+use crate::wire::MAX_DESCRIPTORS;
+use crate::{inside, link, table};
 
 /// A task for a thread that is inside the namespace.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -39,13 +37,27 @@ pub(crate) enum Job {
     Sockets { kind: SocketKind, count: u16 },
 }
 
+/// A socket to be opened in a namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SocketKind {
+    /// TCP over IPv4.
+    Tcp4,
+    /// TCP over IPv6.
+    Tcp6,
+    /// UDP over IPv4.
+    Udp4,
+    /// UDP over IPv6.
+    Udp6,
+}
+
 /// What came of a job, besides descriptors.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Outcome {
     /// It is done.
     Done,
     /// An interface was made.
-    Attached { opened: Opened, ifindex: u32 },
+    Attached { opened: Opened, ifindex: u32, netns_inode: u64 },
     /// What was seen.
     Seen(View),
 }
@@ -57,24 +69,30 @@ impl Job {
     /// Does it in the calling thread, which is in `netns` and may be left elsewhere.
     pub(crate) fn run(&self, netns: &Netns) -> Result<Product, Error> {
         match self {
-            Self::Attach(config) => endpoint::attach_here(netns, config),
+            Self::Attach(config) => {
+                check_count("queues", config.queues)?;
+                let Endpoint { queues, opened, ifindex, netns_inode } =
+                    inside::attach(netns, config)?;
+                Ok((Outcome::Attached { opened, ifindex, netns_inode }, queues))
+            }
             Self::Detach { ifname } => match link::delete(ifname) {
                 Err(Error::NoSuchInterface { .. }) => Ok(()),
                 other => other,
             }
             .map(done),
             Self::SetGateways { ifname, gateways } => {
-                endpoint::set_gateways_here(ifname, gateways).map(done)
+                inside::set_gateways(ifname, gateways).map(done)
             }
             Self::AddAddresses { ifname, addresses } => {
-                endpoint::add_addresses_here(ifname, addresses).map(done)
+                inside::add_addresses(ifname, addresses).map(done)
             }
             Self::AddRoutes { ifname, routes } => routes
                 .iter()
                 .try_for_each(|(dst, via)| link::add_route_through(*dst, *via, ifname))
                 .map(done),
-            Self::Look => look().map(|view| (Outcome::Seen(view), Vec::new())),
+            Self::Look => table::look().map(|view| (Outcome::Seen(view), Vec::new())),
             Self::Sockets { kind, count } => {
+                check_count("sockets", *count)?;
                 let open = (0..*count).map(|_| open_socket(*kind));
                 Ok((Outcome::Done, open.collect::<Result<_, _>>()?))
             }
@@ -86,35 +104,15 @@ fn done((): ()) -> Product {
     (Outcome::Done, Vec::new())
 }
 
-/// Does `job` in the namespace of `target`, in whichever way gets there.
-pub(crate) fn perform(target: &Target, job: &Job) -> Result<Product, Error> {
-    let netns = target.open()?;
-    let entered = spend(|| {
-        // Entering the namespace one is in takes a privilege that being there does not.
-        let arrived =
-            if netns.is_current() { Ok(()) } else { setns(&netns, CloneFlags::CLONE_NEWNET) };
-        arrived.map(|()| job.run(&netns))
-    });
-    match entered {
-        Ok(product) => product,
-        Err(Errno::EPERM) if !ours(&netns) => child::perform(target, &netns, job),
-        Err(errno) => {
-            Err(Error::EnterNamespace { target: target.to_string(), source: errno.into() })
-        }
+/// An answer carries only so many.
+fn check_count(what: &str, count: u16) -> Result<(), Error> {
+    match usize::from(count) {
+        0..=MAX_DESCRIPTORS => Ok(()),
+        _ => Err(Error::step(
+            format!("open {count} {what}: at most {MAX_DESCRIPTORS} at once"),
+            std::io::Error::from_raw_os_error(libc::EINVAL),
+        )),
     }
-}
-
-/// Whether a child could get no further than we did.
-fn ours(netns: &Netns) -> bool {
-    netns.in_our_user_namespace().unwrap_or(false)
-}
-
-fn look() -> Result<View, Error> {
-    Ok(View {
-        interfaces: table::interfaces()?,
-        routes: table::routes()?,
-        neighbours: table::all_neighbours()?,
-    })
 }
 
 fn open_socket(kind: SocketKind) -> Result<OwnedFd, Error> {

@@ -6,19 +6,25 @@
 //! A program that uses it calls [`enter_child_if_asked`] first thing in `main`: user namespaces can
 //! only be entered by a process of one thread, so the program is re-executed to enter them.
 //!
+//! Each arrow below is a `use`, and no way leads back:
+//!
 //! ```text
-//!   target ─▶ namespace ─▶ job ─▶ endpoint ─▶ tap | veth ─▶ packet
-//!  (who?)      (a descriptor)│        └─▶ link ─▶ netlink ◀─ table (what is there)
-//!                            └─ child ─▶ wire      another user namespace: by a process of one thread
-//!   unshare ─▶ child ─▶ command                    pontoon run and exec;  signals while they run
-//!   named: as ip netns       sockopt, ioctl: system calls made safe       error: in whose words
+//!   attach ─▶ child ─▶ job ─▶ inside ─┬─▶ tap | veth ─▶ packet
+//!          (or a thread)  (as data)   └─▶ link ─▶ table ─▶ netlink
+//!   unshare ─▶ child ─▶ command ────────▶ link     pontoon run and exec;  signals while they run
+//!   target ─▶ named ─▶ namespace ───────▶ link     who is meant, and the descriptor that is it
+//!
+//!   endpoint: what is wanted, and what it then is     wire: to the child and back
+//!   ifname, sockopt, ioctl: system calls made safe    error: in whose words
 //! ```
 
+mod attach;
 mod child;
 mod command;
 mod endpoint;
 mod error;
 mod ifname;
+mod inside;
 mod ioctl;
 mod job;
 pub mod link;
@@ -35,16 +41,17 @@ mod unshare;
 mod veth;
 mod wire;
 
+pub use attach::{add_addresses, add_routes, attach, detach, look, set_gateways, sockets_in};
 pub use child::enter_child_if_asked;
-pub use endpoint::{
-    Endpoint, EndpointConfig, Kind, Opened, SocketKind, View, add_addresses, add_routes, attach,
-    detach, look, set_gateways, sockets_in,
-};
+pub use endpoint::{Endpoint, EndpointConfig, Kind, Opened};
 pub use error::Error;
+pub use job::SocketKind;
 pub use named::NamedNetns;
 pub use namespace::Netns;
 pub use packet::{packet_sockets, recv_frame, send_frame};
-pub use table::{Interface, Neighbour, Route, host_addresses, interfaces, neighbours, routes};
+pub use table::{
+    Interface, Neighbour, Route, View, host_addresses, interfaces, neighbours, routes,
+};
 pub use target::Target;
 pub use unshare::{
     ExecConfig, Held, Mounts, NewUser, Running, SpawnConfig, exec_in, exit_code,

@@ -69,6 +69,22 @@ pub struct Neighbour {
     pub state: String,
 }
 
+/// What a namespace has.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct View {
+    /// Its interfaces with their addresses.
+    pub interfaces: Vec<Interface>,
+    /// Its routes.
+    pub routes: Vec<Route>,
+    /// Its neighbours.
+    pub neighbours: Vec<Neighbour>,
+}
+
+/// All of it.
+pub(crate) fn look() -> Result<View, Error> {
+    Ok(View { interfaces: interfaces()?, routes: routes()?, neighbours: all_neighbours()? })
+}
+
 /// All interfaces, loopback included.
 ///
 /// # Errors
