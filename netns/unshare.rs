@@ -170,8 +170,7 @@ pub fn exec_in(target: &Target, config: ExecConfig) -> Result<ExitStatus, Error>
         // Held for the moment it takes to be ready for its signals.
         hold: true,
     };
-    let mut running = start(order, &fds, config.env, Default::default())?.release()?;
-    running.wait().map_err(|source| Error::step("wait for the command", source))
+    start(order, &fds, config.env, Default::default())?.run()
 }
 
 /// The mount namespace of the target, unless it is our own: joining that takes a privilege.
@@ -278,6 +277,24 @@ impl Held {
     /// [`Error::CommandNotFound`], [`Error::CommandNotExecutable`]: the status to end with is
     /// [`Error::exit_code`].
     pub fn release(self) -> Result<Running, Error> {
+        self.let_go()?;
+        Ok(self.running)
+    }
+
+    /// Lets it run and waits for its end, its signals handed on as by [`Running::wait`] from before
+    /// its first instruction. One that comes between a `release` and a `wait` ends us instead.
+    ///
+    /// # Errors
+    /// As [`release`](Self::release); [`Error::Step`] where somebody else has reaped it.
+    pub fn run(mut self) -> Result<ExitStatus, Error> {
+        // Gone before `self` is, by which the command is reaped if it cannot be let go.
+        let handed_on = HandedOn::to(self.running.raw_pid().as_raw());
+        self.let_go()?;
+        let status = self.running.wait_handing_on(handed_on);
+        status.map_err(|source| Error::step("wait for the command", source))
+    }
+
+    fn let_go(&self) -> Result<(), Error> {
         let failed = |source| Error::Child { what: "let the command go".to_owned(), source };
         wire::send(&self.socket, &Go, &[]).map_err(failed)?;
         // A command on a slow disk may take its time to be read.
@@ -285,7 +302,7 @@ impl Held {
         match wire::receive::<Result<(), Error>>(&self.socket).map_err(failed)? {
             Some((Err(err), _)) => Err(err),
             // exec has closed the other end; a death has too, and wait() will tell of it.
-            Some((Ok(()), _)) | None => Ok(self.running),
+            Some((Ok(()), _)) | None => Ok(()),
         }
     }
 }
@@ -346,7 +363,10 @@ impl Running {
     /// # Errors
     /// `ECHILD` where somebody else has reaped it.
     pub fn wait(&mut self) -> io::Result<ExitStatus> {
-        let handed_on = HandedOn::to(self.raw_pid().as_raw());
+        self.wait_handing_on(HandedOn::to(self.raw_pid().as_raw()))
+    }
+
+    fn wait_handing_on(&mut self, handed_on: HandedOn) -> io::Result<ExitStatus> {
         let mut ended = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
         while poll(&mut ended, PollTimeout::NONE) == Err(Errno::EINTR) {}
         // Before it is reaped: afterwards its number may be another's, to whom nothing is handed.
