@@ -7,14 +7,15 @@
 //! command that needs its own standard input.
 
 use std::io;
-use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sched::{CloneFlags, setns};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::command::{self, CommandOrder};
@@ -29,7 +30,7 @@ pub(crate) const ARGV0: &str = "pontoon-netns-child";
 
 /// Longest wait for a child's answer. A kernel busy dismantling a thousand namespaces holds its
 /// routing lock for some seconds.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What a child is told.
 #[derive(Debug, Serialize, Deserialize)]
@@ -39,6 +40,9 @@ pub(crate) enum Order {
     /// Become a command, in namespaces whose descriptors come along or in new ones.
     Command(CommandOrder),
 }
+
+/// What a child says, and the descriptors that come along; `None` where it ends without a word.
+pub(crate) type Answer<T> = Option<(Result<T, Error>, Vec<OwnedFd>)>;
 
 /// The program started once more as a child, its standard streams not yet chosen.
 ///
@@ -51,6 +55,18 @@ pub(crate) fn ourselves() -> io::Result<Command> {
     let mut command = Command::new("/proc/self/exe");
     command.arg0(ARGV0);
     Ok(command)
+}
+
+/// Two ends of a line to a child, ours first. No call on ours waits longer than [`PATIENCE`].
+pub(crate) fn line() -> io::Result<(UnixStream, OwnedFd)> {
+    line_with(PATIENCE)
+}
+
+fn line_with(patience: Duration) -> io::Result<(UnixStream, OwnedFd)> {
+    let (near, far) = UnixStream::pair()?;
+    near.set_read_timeout(Some(patience))?;
+    near.set_write_timeout(Some(patience))?;
+    Ok((near, far.into()))
 }
 
 /// Serves the order and ends the process, if this process is such a child; else returns at once.
@@ -125,29 +141,87 @@ fn enter(netns: &Netns, target: &Target) -> Result<(), Error> {
 pub(crate) fn perform(target: &Target, netns: &Netns, job: &Job) -> Result<Product, Error> {
     let failed =
         |source| Error::Child { what: format!("enter network namespace {target}"), source };
-    let (near, far) = UnixStream::pair().map_err(failed)?;
-    near.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
-    near.set_write_timeout(Some(PATIENCE)).map_err(failed)?;
+    let (near, far) = line().map_err(failed)?;
     let mut child = ourselves()
         .map_err(failed)?
         .arg("0")
-        .stdin(Stdio::from(OwnedFd::from(far)))
+        .stdin(Stdio::from(far))
         .stdout(Stdio::null())
         .spawn()
         .map_err(failed)?;
     let order = Order::Job { target: target.clone(), job: job.clone() };
-    let answer = wire::send(&near, &order, &[netns.as_fd()])
-        .and_then(|()| wire::receive::<Result<Outcome, Error>>(&near));
+    match last_word(&mut child, &near, &order, netns).map_err(failed)? {
+        Some((outcome, fds)) => outcome.map(|outcome| (outcome, fds)),
+        None => Err(failed(io::Error::other(
+            "it ended without an answer; does main() begin with netns::enter_child_if_asked()?",
+        ))),
+    }
+}
+
+/// As [`ask`], of a child that is gone afterwards, whatever it did.
+fn last_word(
+    child: &mut Child,
+    line: &UnixStream,
+    order: &Order,
+    netns: &Netns,
+) -> io::Result<Answer<Outcome>> {
+    let answer = ask(line, order, &[netns.as_fd()]);
     if !matches!(answer, Ok(Some(_))) {
         // It hangs or is gone; in the latter case there is nothing to kill, and nobody to tell.
         let _ = child.kill();
     }
     // Where the program ignores SIGCHLD the kernel has reaped it already.
     let _ = child.wait();
-    match answer.map_err(failed)? {
-        Some((outcome, fds)) => outcome.map(|outcome| (outcome, fds)),
-        None => Err(failed(io::Error::other(
-            "it ended without an answer; does main() begin with netns::enter_child_if_asked()?",
-        ))),
+    answer
+}
+
+/// Gives a child its order and hears its answer.
+///
+/// # Errors
+/// `TimedOut` past the patience of [`line`].
+pub(crate) fn ask<T: DeserializeOwned>(
+    line: &UnixStream,
+    order: &Order,
+    fds: &[BorrowedFd<'_>],
+) -> io::Result<Answer<T>> {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, TimedOut, WouldBlock};
+    match wire::send(line, order, fds).and_then(|()| wire::receive(line)) {
+        // It did not even read the order.
+        Err(err) if matches!(err.kind(), BrokenPipe | ConnectionReset) => Ok(None),
+        Err(err) if err.kind() == WouldBlock => Err(io::Error::new(TimedOut, "it says nothing")),
+        answer => answer,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sockopt::pidfd_open;
+
+    /// Asks a child that is this script, of which nothing must be left.
+    fn ask_script(script: &str, patience: Duration) -> io::Result<bool> {
+        let (near, far) = line_with(patience).expect("socketpair");
+        let mut child =
+            Command::new("sh").args(["-c", script]).stdin(far).spawn().expect("a shell");
+        let order = Order::Job { target: Target::Current, job: Job::Look };
+        let netns = Netns::current().expect("/proc");
+        let answer = last_word(&mut child, &near, &order, &netns);
+        let gone = pidfd_open(child.id()).expect_err("reaped");
+        assert_eq!(gone.raw_os_error(), Some(libc::ESRCH));
+        answer.map(|answer| answer.is_some())
+    }
+
+    #[test]
+    fn a_child_that_hangs_is_killed() {
+        // Should nobody lose patience, it ends by itself, and that is another answer.
+        let err = ask_script("exec sleep 20", Duration::from_millis(50)).expect_err("silence");
+        assert_eq!(err.kind(), io::ErrorKind::TimedOut, "{err}");
+    }
+
+    #[test]
+    fn a_child_that_ends_has_no_answer() {
+        for script in ["exit 3", "head -c 5 > /dev/null", "kill -9 $$"] {
+            assert!(!ask_script(script, PATIENCE).expect("an end"), "{script}");
+        }
     }
 }

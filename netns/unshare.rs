@@ -18,7 +18,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
 
-use crate::child::{Order, PATIENCE, ourselves};
+use crate::child::{Order, ask, line, ourselves};
 use crate::command::{self, CommandOrder, Go, MapTo, Place};
 use crate::error::Error;
 use crate::namespace::{Netns, inode};
@@ -203,10 +203,7 @@ fn start(
     stdio: [Option<OwnedFd>; 3],
 ) -> Result<Held, Error> {
     let failed = |source| Error::Child { what: "start a command".to_owned(), source };
-    let (socket, far) = UnixStream::pair().map_err(failed)?;
-    socket.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
-    socket.set_write_timeout(Some(PATIENCE)).map_err(failed)?;
-    let far = OwnedFd::from(far);
+    let (socket, far) = line().map_err(failed)?;
     let mut command = ourselves().map_err(failed)?;
     command.arg(far.as_raw_fd().to_string());
     if let Some(env) = env {
@@ -226,8 +223,7 @@ fn start(
     // With the command goes our copy of the child's end, so that its death reads as an end here.
     drop(command);
     let mut running = Running::adopt(child).map_err(failed)?;
-    wire::send(&socket, &Order::Command(order), fds).map_err(failed)?;
-    match wire::receive::<Result<(), Error>>(&socket).map_err(failed)? {
+    match ask::<()>(&socket, &Order::Command(order), fds).map_err(failed)? {
         Some((Ok(()), mut fds)) => {
             let netns = fds.pop().ok_or_else(|| io::ErrorKind::InvalidData.into());
             let netns = netns.and_then(Netns::from_fd).map_err(failed)?;
