@@ -6,7 +6,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use nat::{Protocol, TransportAddr, Tuple};
-use smoltcp::wire::{Ipv4Packet, Ipv6Packet, TcpPacket};
+use smoltcp::wire::{EthernetFrame, EthernetProtocol, Ipv4Packet, Ipv6Packet, TcpPacket};
 
 use crate::checksum;
 use crate::drop::DropReason;
@@ -65,9 +65,10 @@ impl Packet {
     /// [`DropReason::SourceRoute`].
     pub fn parse(frame: &[u8], offload: &Offload) -> Result<Self, DropReason> {
         let octets = frame.get(Self::IP..).ok_or(DropReason::Malformed)?;
-        let mut packet = match octets.first().map(|first| first >> 4) {
-            Some(4) => Self::parse_ipv4(octets)?,
-            Some(6) => Self::parse_ipv6(octets)?,
+        let ethertype = EthernetFrame::new_unchecked(frame).ethertype();
+        let mut packet = match (ethertype, octets.first().map(|first| first >> 4)) {
+            (EthernetProtocol::Ipv4, Some(4)) => Self::parse_ipv4(octets)?,
+            (EthernetProtocol::Ipv6, Some(6)) => Self::parse_ipv6(octets)?,
             _ => return Err(DropReason::Malformed),
         };
         if packet.fragment != Fragment::Later {
