@@ -19,7 +19,7 @@ use crate::subnet::Taken;
 /// The host's addresses that are neither loopback nor `own`; none where the kernel does not tell.
 pub(crate) fn addresses(own: &[IpAddr]) -> Vec<IpAddr> {
     let all = netns::host_addresses().unwrap_or_else(|error| {
-        log!("read the host's addresses: {error}");
+        log!("read the host's addresses: {error:#}");
         Vec::new()
     });
     let mut addresses: Vec<_> =
@@ -32,7 +32,7 @@ pub(crate) fn addresses(own: &[IpAddr]) -> Vec<IpAddr> {
 /// The host's routes but for default ones, loopback's, IPv6 link-local and those of `own_interfaces`.
 pub(crate) fn connected_routes(own_interfaces: &[String]) -> Vec<Taken> {
     let routes = netns::routes().unwrap_or_else(|error| {
-        log!("read the host's routes: {error}");
+        log!("read the host's routes: {error:#}");
         Vec::new()
     });
     let counts = |route: &netns::Route| {

@@ -2,8 +2,8 @@
 //!
 //! Read in this order: [`api`] (what is said), [`spec`], [`names`], [`mac`], [`subnet`], [`ipam`] and
 //! [`config`] (what is understood, all pure), `network` and `endpoint` (what there is), `state`,
-//! `attach`, `publish`, `host` and `tables` (what is done), [`socket`], [`server`] and `lifetime` (how
-//! it is asked and ended), [`client`] and [`start`] (the asking side).
+//! `attach`, `publish`, `hostports`, [`owner`], `host` and `tables` (what is done), [`socket`],
+//! [`server`] and `lifetime` (how it is asked and ended), [`client`] and [`start`] (the asking side).
 
 #![forbid(unsafe_code)]
 
@@ -14,6 +14,7 @@ pub mod config;
 mod endpoint;
 pub mod error;
 mod host;
+mod hostports;
 pub mod ipam;
 mod lifetime;
 mod log;

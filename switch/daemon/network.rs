@@ -262,8 +262,9 @@ impl Network {
     ) -> api::Network {
         let config = |subnet: &Subnet| api::IpamConfig {
             subnet: subnet.subnet.to_string(),
-            ip_range: (subnet.range != subnet.subnet)
-                .then(|| subnet.range.to_string())
+            ip_range: Some(subnet.range)
+                .filter(|range| *range != subnet.subnet)
+                .map(|range| range.to_string())
                 .unwrap_or_default(),
             gateway: subnet.gateway.map(|addr| addr.to_string()).unwrap_or_default(),
         };

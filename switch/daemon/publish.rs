@@ -4,6 +4,7 @@
 //! nothing behind. Publishing is done one request at a time, so that two of them do not take turns at
 //! the same range.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::PoisonError;
@@ -16,6 +17,7 @@ use worker::{NetworkId, Publication};
 use crate::api;
 use crate::endpoint::{Published, Status};
 use crate::error::Error;
+use crate::hostports::{Range, has_ipv6, unprivileged_start};
 use crate::owner;
 use crate::spec::{PublishSpec, listen_addresses};
 use crate::state::Daemon;
@@ -26,25 +28,25 @@ const KEPT_DESCRIPTORS: u64 = 1024;
 /// What is remembered between requests.
 #[derive(Debug)]
 pub(crate) struct Publisher {
-    /// Where the search for a free host port goes on: after the last one found, as docker does, so
-    /// that a port just given back is not the next one given out.
-    cursor: u16,
+    /// The host port last found for a spec without one. The search goes on after it, as docker's
+    /// does, so that a port just given back is not the next one given out.
+    last_found: u16,
     /// Descriptors this process may have.
     limit: u64,
 }
 
 impl Publisher {
     pub(crate) const fn new(limit: u64) -> Self {
-        Self { cursor: 0, limit }
+        Self { last_found: 0, limit }
     }
+}
 
-    /// Ports to try for `-P`, each once, beginning after the last one found.
-    fn candidates(&self, range: (u16, u16), reserved: &[(u16, u16)]) -> impl Iterator<Item = u16> {
-        let (first, last) = range;
-        let start = if (first..last).contains(&self.cursor) { self.cursor + 1 } else { first };
-        let is_reserved = move |port: &u16| reserved.iter().any(|(a, b)| (*a..=*b).contains(port));
-        (start..=last).chain(first..start).filter(move |port| !is_reserved(port))
-    }
+/// The search for free host ports, for one spec.
+struct Search {
+    last: u16,
+    range: Range,
+    /// Ports that endpoints have; binding those would fail, and asking costs more.
+    used: BTreeSet<u16>,
 }
 
 /// Whose ports are published.
@@ -97,14 +99,14 @@ impl Daemon {
                 return Err(Error::NoEndpoint(name.to_owned()));
             };
             for spec in &specs {
-                let published = |pair| endpoint.published.iter().any(|p| matches(p, spec, pair));
-                if !spec.pairs().all(published) {
+                let of_spec = endpoint.published.iter().filter(|p| covers(spec, p));
+                let inside: BTreeSet<u16> = of_spec.map(|p| p.container).collect();
+                if inside.len() != spec.container.count() {
                     let endpoint = endpoint.name.clone();
                     return Err(Error::NotPublished { endpoint, spec: spec.to_string() });
                 }
             }
-            let asked =
-                |p: &Published| specs.iter().any(|s| s.pairs().any(|pair| matches(p, s, pair)));
+            let asked = |p: &Published| specs.iter().any(|spec| covers(spec, p));
             let (gone, kept) = endpoint.published.iter().copied().partition(asked);
             endpoint.published = kept;
             let gone: Vec<Published> = gone;
@@ -191,25 +193,34 @@ impl Daemon {
         made: &mut Vec<Published>,
     ) -> Result<(), Error> {
         for spec in specs {
+            // Made once, and only where a port is to be found.
+            let mut search = None;
             for (host, container) in spec.pairs() {
-                match host {
-                    Some(host) => self.bind(inside, spec, host, container, made)?,
-                    None => self.bind_free(publisher, inside, spec, container, made)?,
+                if let Some(host) = host {
+                    self.bind(inside, spec, (host, container), made)
+                        .map_err(|(listen, error)| self.explain(listen, spec.protocol, error))?;
+                    continue;
                 }
+                let search = search.get_or_insert_with(|| Search {
+                    last: publisher.last_found,
+                    range: Range::of_kernel(),
+                    used: self.used_ports(spec.protocol),
+                });
+                self.bind_free(search, inside, spec, container, made)?;
+                publisher.last_found = search.last;
             }
         }
         Ok(())
     }
 
-    /// Binds one host port on each address of the spec, or on none.
+    /// Binds one host port on each address of the spec, or on none; says which could not be.
     fn bind(
         &self,
         inside: &Inside,
         spec: &PublishSpec,
-        host: u16,
-        container: u16,
+        (host, container): (u16, u16),
         made: &mut Vec<Published>,
-    ) -> Result<(), Error> {
+    ) -> Result<(), (SocketAddr, io::Error)> {
         let before = made.len();
         for listen in listen_addresses(spec.host_ip, host, has_ipv6()) {
             let publication = Publication {
@@ -227,42 +238,38 @@ impl Daemon {
                     if spec.host_ip.is_none() && listen.is_ipv6() && lacks_family(&error) => {}
                 Err(error) => {
                     self.take_back(made.split_off(before).as_slice());
-                    return Err(self.explain(listen, spec.protocol, error));
+                    return Err((listen, error));
                 }
             }
         }
         Ok(())
     }
 
-    /// Binds the next free host port of the kernel's own range.
+    /// Binds the next host port that nobody has.
     fn bind_free(
         &self,
-        publisher: &mut Publisher,
+        search: &mut Search,
         inside: &Inside,
         spec: &PublishSpec,
         container: u16,
         made: &mut Vec<Published>,
     ) -> Result<(), Error> {
-        let range = local_port_range();
-        let reserved = reserved_ports();
-        let used = self.used_ports(spec.protocol);
-        let free = |port: &u16| !used.contains(port);
-        let candidates: Vec<u16> = publisher.candidates(range, &reserved).filter(free).collect();
-        for host in candidates {
-            match self.bind(inside, spec, host, container, made) {
-                Err(Error::PortInUse { .. } | Error::PublishedAlready { .. }) => {}
+        for host in search.range.after(search.last).filter(|port| !search.used.contains(port)) {
+            match self.bind(inside, spec, (host, container), made) {
                 Ok(()) => {
-                    publisher.cursor = host;
+                    search.last = host;
                     return Ok(());
                 }
-                Err(other) => return Err(other),
+                Err((_, error)) if error.kind() == io::ErrorKind::AddrInUse => {}
+                Err((listen, error)) => return Err(self.explain(listen, spec.protocol, error)),
             }
         }
-        let (first, last) = range;
+        let (first, last) = search.range.ends();
         Err(Error::NoFreePort { first, last, container, protocol: spec.protocol })
     }
 
-    fn used_ports(&self, protocol: Protocol) -> std::collections::BTreeSet<u16> {
+    /// Host ports that endpoints have.
+    fn used_ports(&self, protocol: Protocol) -> BTreeSet<u16> {
         let registry = self.registry();
         let published = registry.endpoints.values().flat_map(|endpoint| &endpoint.published);
         published.filter(|p| p.protocol == protocol).map(|p| p.listen.port()).collect()
@@ -303,58 +310,22 @@ impl Daemon {
     }
 }
 
-fn matches(
-    published: &Published,
-    spec: &PublishSpec,
-    (host, container): (Option<u16>, u16),
-) -> bool {
+/// Whether `published` is one of the listeners `spec` names.
+fn covers(spec: &PublishSpec, published: &Published) -> bool {
+    let Some(at) = spec.container.position(published.container) else { return false };
+    let host = published.listen.port();
     published.protocol == spec.protocol
-        && published.container == container
-        && host.is_none_or(|host| published.listen.port() == host)
+        && spec.host.is_none_or(|range| range.position(host) == Some(at))
         && match spec.host_ip {
             Some(addr) => published.listen.ip() == addr,
             // `8080:80` was published on every address; `80` means each listener there is.
-            None => host.is_none() || published.listen.ip().is_unspecified(),
+            None => spec.host.is_none() || published.listen.ip().is_unspecified(),
         }
 }
 
 fn lacks_family(error: &io::Error) -> bool {
     let errno = error.raw_os_error().map(Errno::from_raw);
     matches!(errno, Some(Errno::EAFNOSUPPORT | Errno::EADDRNOTAVAIL))
-}
-
-/// Whether the kernel has IPv6: the file is there exactly then.
-fn has_ipv6() -> bool {
-    std::path::Path::new("/proc/net/if_inet6").exists()
-}
-
-fn sysctl(name: &str) -> Option<String> {
-    std::fs::read_to_string(format!("/proc/sys/net/ipv4/{name}")).ok()
-}
-
-/// `net.ipv4.ip_local_port_range` (ip-sysctl): where `-P` looks for host ports.
-fn local_port_range() -> (u16, u16) {
-    let text = sysctl("ip_local_port_range").unwrap_or_default();
-    let mut ports = text.split_ascii_whitespace().filter_map(|port| port.parse().ok());
-    match (ports.next(), ports.next()) {
-        (Some(first), Some(last)) if first <= last && first > 0 => (first, last),
-        _ => (32_768, 60_999), // the kernel's default
-    }
-}
-
-/// `net.ipv4.ip_local_reserved_ports` (ip-sysctl): never handed out.
-fn reserved_ports() -> Vec<(u16, u16)> {
-    let text = sysctl("ip_local_reserved_ports").unwrap_or_default();
-    let range = |text: &str| {
-        let (first, last) = text.split_once('-').unwrap_or((text, text));
-        Some((first.parse().ok()?, last.parse().ok()?))
-    };
-    text.trim().split(',').filter_map(range).collect()
-}
-
-/// `net.ipv4.ip_unprivileged_port_start` (ip-sysctl).
-fn unprivileged_start() -> u16 {
-    sysctl("ip_unprivileged_port_start").and_then(|text| text.trim().parse().ok()).unwrap_or(1024)
 }
 
 #[cfg(test)]
@@ -367,45 +338,21 @@ mod tests {
         Published { id, protocol: Protocol::Tcp, listen, container }
     }
 
-    fn first_match(text: &str, published: &Published) -> bool {
-        let spec: PublishSpec = text.parse().unwrap();
-        spec.pairs().any(|pair| matches(published, &spec, pair))
-    }
-
-    #[test]
-    fn the_cursor_goes_round_and_skips_what_is_reserved() {
-        let mut publisher = Publisher::new(100);
-        let range = (32_768, 32_772);
-        let ports = |publisher: &Publisher| -> Vec<u16> {
-            publisher.candidates(range, &[(32_770, 32_771)]).collect()
-        };
-        assert_eq!(ports(&publisher), [32_768, 32_769, 32_772]);
-        publisher.cursor = 32_768;
-        assert_eq!(ports(&publisher), [32_769, 32_772, 32_768]);
-        publisher.cursor = 32_772;
-        assert_eq!(ports(&publisher), [32_768, 32_769, 32_772]);
-        publisher.cursor = 9;
-        assert_eq!(ports(&publisher).len(), 3);
+    fn names(text: &str, published: &Published) -> bool {
+        covers(&text.parse().unwrap(), published)
     }
 
     #[test]
     fn a_port_is_taken_back_as_it_was_given_or_by_its_number_inside() {
         let everywhere = published("0.0.0.0:8080", 80);
         let local = published("127.0.0.1:8080", 80);
-        for text in ["8080:80", "80", "0.0.0.0:8080:80"] {
-            assert!(first_match(text, &everywhere), "{text}");
+        for text in ["8080:80", "80", "0.0.0.0:8080:80", "8079-8081:79-81", "79-80"] {
+            assert!(names(text, &everywhere), "{text}");
         }
-        assert!(first_match("127.0.0.1:8080:80", &local) && first_match("80", &local));
-        assert!(!first_match("8080:80", &local));
-        for text in ["8081:80", "8080:81", "8080:80/udp", "127.0.0.1:8080:80"] {
-            assert!(!first_match(text, &everywhere), "{text}");
+        assert!(names("127.0.0.1:8080:80", &local) && names("80", &local));
+        assert!(!names("8080:80", &local));
+        for text in ["8081:80", "8080:81", "8080:80/udp", "127.0.0.1:8080:80", "8080-8081:79-80"] {
+            assert!(!names(text, &everywhere), "{text}");
         }
-    }
-
-    #[test]
-    fn the_kernels_settings_are_read() {
-        let (first, last) = local_port_range();
-        assert!(first < last);
-        assert!(reserved_ports().iter().all(|(a, b)| a <= b));
     }
 }

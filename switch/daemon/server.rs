@@ -148,6 +148,8 @@ async fn accept(listener: &UnixListener, shared: &Arc<Shared>) {
             let connection = hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(REQUEST_WITHIN)
+                // A client that has said all it has to say still listens: `nc -N`, a shell's pipe.
+                .half_close(true)
                 .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
             // A client that went away is its own business.
             let _ = connection.await;

@@ -29,6 +29,16 @@ impl PortRange {
         (self.last - self.first) as usize + 1
     }
 
+    /// Where `port` stands in it, from 0; `None` outside.
+    #[must_use]
+    pub const fn position(self, port: u16) -> Option<usize> {
+        if self.first <= port && port <= self.last {
+            Some((port - self.first) as usize)
+        } else {
+            None
+        }
+    }
+
     /// The ports, ascending.
     pub fn ports(self) -> impl Iterator<Item = u16> {
         self.first..=self.last

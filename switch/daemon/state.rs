@@ -90,7 +90,8 @@ impl Daemon {
     /// Whether anybody would miss the daemon: a live endpoint or a network of a user's.
     pub fn is_used(&self) -> bool {
         let registry = self.registry();
-        registry.networks.len() > 1
+        // A transient network is its endpoints'.
+        registry.networks.values().filter(|network| !network.transient).count() > 1
             || registry
                 .endpoints
                 .values()
