@@ -10,6 +10,7 @@ mod commands;
 mod endpoints;
 mod lab;
 mod names;
+mod older;
 mod rootless;
 
 use std::ffi::OsString;
@@ -38,6 +39,9 @@ fn main() -> ExitCode {
     if let Some(stage) = std::env::var_os(lab::HELPER) {
         return lab::help(&stage);
     }
+    if let Some(kernel) = std::env::var_os(older::KERNEL) {
+        return older::attach_under(&kernel);
+    }
     if std::env::var_os(ROOTLESS).is_some() {
         return run("rootless", rootless::CASES, &wanted);
     }
@@ -49,7 +53,7 @@ fn main() -> ExitCode {
     }
     // Before any thread: a mount namespace is shared by all of a process's.
     own_mounts();
-    let cases = [endpoints::CASES, names::CASES, commands::CASES].concat();
+    let cases = [endpoints::CASES, older::CASES, names::CASES, commands::CASES].concat();
     let first = run("root", &cases, &wanted);
     netns::named::create("of-root").expect("something nobody may not enter");
     let second = as_nobody(&wanted);
