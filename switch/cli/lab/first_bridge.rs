@@ -39,7 +39,7 @@ pub(crate) fn run(lab: &mut Session, keep: bool) -> Result<(), Stop> {
     lab.step(&text::PUBLISH, publish)?;
     lab.step(&text::TABLES, tables)?;
     if keep {
-        lab.report.preface(&text::keep(std::process::id()));
+        lab.report.tell(&text::keep(std::process::id()));
         lab.wait_for_enter()?;
     }
     lab.step(&text::DOWN, down)

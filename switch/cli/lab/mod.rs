@@ -157,11 +157,12 @@ impl Run {
                 session.left_out_as_asked()?;
                 Ok(ExitCode::from(u8::from(!session.report.passed())))
             }
-            Err(Stop::Interrupted) => {
+            // Ctrl-C is every process's, so our children may have gone first.
+            Err(Stop::Broken(failure)) if !session.is_interrupted() => Err(failure),
+            Err(_) => {
                 note("interrupted; the lab is taken down");
                 Ok(ExitCode::from(interrupt::STATUS))
             }
-            Err(Stop::Broken(failure)) => Err(failure),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use crate::failure::Outcome;
+use crate::failure::{Outcome, note};
 use crate::output::{Format, print_json};
 
 /// Columns of running text.
@@ -81,6 +81,14 @@ impl Report {
     /// Words before the first step.
     pub(crate) fn preface(&self, text: &str) {
         self.say(text);
+    }
+
+    /// Words to whoever sits there, whatever standard output is for.
+    pub(crate) fn tell(&self, text: &str) {
+        match self.format {
+            Format::Json => note(text),
+            Format::Table => self.say(text),
+        }
     }
 
     /// Begins a step.

@@ -232,6 +232,11 @@ impl Session {
         }
     }
 
+    /// Whether somebody asked us to end.
+    pub(crate) fn is_interrupted(&self) -> bool {
+        self.interrupt.asked()
+    }
+
     /// Whether there was such a command to leave out.
     pub(crate) fn left_out_as_asked(&self) -> Result<(), Failure> {
         match &self.without {

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
 use std::process::ExitCode;
 use std::str::FromStr;
 
-use super::{PATIENCE, failure};
+use super::patience::{PATIENCE, failure};
 use crate::failure::{Failure, Outcome};
 use crate::output::print;
 

@@ -7,6 +7,7 @@
 //! uses, so that the switch does not judge itself.
 
 mod dial;
+mod patience;
 mod ping;
 mod serve;
 mod show;
@@ -14,15 +15,10 @@ mod show;
 use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::Subcommand;
-use nix::errno::Errno;
 
-use crate::failure::{Failure, Outcome};
-
-/// How long a connection may take to be made or refused, and a peer to say something.
-const PATIENCE: Duration = Duration::from_secs(3);
+use crate::failure::Outcome;
 
 /// What a station does.
 #[derive(Debug, Subcommand)]
@@ -75,21 +71,4 @@ impl Station {
             Ok(ExitCode::FAILURE)
         })
     }
-}
-
-/// What `error` says in the words of `perror(3)`, as the tools of the tutorials print it.
-fn in_words(error: &io::Error) -> String {
-    match error.raw_os_error() {
-        Some(errno) => Errno::from_raw(errno).desc().to_owned(),
-        None if is_timeout(error) => "Connection timed out".to_owned(),
-        None => error.to_string(),
-    }
-}
-
-fn is_timeout(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock)
-}
-
-fn failure(what: impl std::fmt::Display, error: &io::Error) -> Failure {
-    Failure::new(format!("{what}: {}", in_words(error)))
 }

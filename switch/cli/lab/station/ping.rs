@@ -22,7 +22,7 @@ use pnet::packet::icmp::{self, IcmpCode, IcmpPacket, IcmpType, IcmpTypes};
 use pnet::packet::ip::IpNextHeaderProtocols;
 use pnet::packet::ipv4::Ipv4Packet;
 
-use super::{PATIENCE, failure};
+use super::patience::{PATIENCE, failure};
 use crate::failure::Outcome;
 use crate::output::print;
 

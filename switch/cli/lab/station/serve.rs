@@ -3,7 +3,7 @@
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddrV4, TcpListener, TcpStream};
 
-use super::{PATIENCE, failure};
+use super::patience::{PATIENCE, failure, in_words};
 use crate::failure::Outcome;
 use crate::output::print;
 
@@ -26,7 +26,7 @@ pub(super) fn run(at: SocketAddrV4) -> Outcome {
         let note = match answer(stream, &page) {
             Ok(request) => format!("{} - \"{request}\" 200", peer.ip()),
             // A client that dialled and asked for nothing.
-            Err(error) => format!("{} - {}", peer.ip(), super::in_words(&error)),
+            Err(error) => format!("{} - {}", peer.ip(), in_words(&error)),
         };
         print(&note)?;
     }
