@@ -10,6 +10,7 @@
 
 pub mod bridge;
 pub mod checksum;
+pub mod coalesce;
 pub mod drop;
 pub mod emit;
 pub mod fdb;

@@ -9,6 +9,7 @@
 mod burst;
 mod command;
 mod control;
+mod egress;
 mod queue;
 mod switch;
 mod worker;

@@ -3,12 +3,13 @@
 //! A TAP and a packet socket are both read and written a frame at a time; both put an offload header
 //! in front if they have one. A device takes all of a frame or none of it.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use datapath::{MAX_FRAME_LEN, OFFLOAD_HEADER_LEN, Offloads};
 use nix::errno::Errno;
 use nix::sys::stat::{SFlag, fstat};
+use nix::sys::uio::writev;
 use nix::unistd;
 
 /// Octets a buffer must hold: the longest frame behind its offload header.
@@ -105,6 +106,11 @@ impl Queue {
                 Err(errno) => return Err(errno.into()),
             }
         }
+    }
+
+    /// Writes one frame that lies in pieces, its offload header first; for a device that takes one.
+    pub(crate) fn send_pieces(&self, pieces: &[IoSlice<'_>]) -> Result<(), QueueError> {
+        writev(&self.fd, pieces).map(drop).map_err(QueueError::from)
     }
 
     /// Writes a frame that needs no offload header, to a device that takes none.

@@ -11,10 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant as HostInstant};
 
 use crossbeam_channel::{Receiver, Sender};
-use datapath::{
-    Body, Datapath, Decision, DropReason, Fate, OFFLOAD_HEADER_LEN, Offload, Offloads, Outbox,
-    Packet, PortId, Received, Silent, segment,
-};
+use datapath::{Datapath, Decision, DropReason, Fate, Outbox, Packet, PortId, Received, Silent};
 use mio::event::Event as Readable;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
@@ -25,6 +22,7 @@ use smoltcp::time::{Duration as Span, Instant};
 use crate::burst::{Burst, Drained};
 use crate::command::{Command, Handed};
 use crate::control::{Event, NetworkId};
+use crate::egress::{Egress, PortQueue};
 use crate::queue::{Queue, QueueError};
 
 /// The waker's token; keys of the relay and tokens of ports are never 0.
@@ -59,16 +57,6 @@ struct Net {
     queues: Vec<Option<PortQueue>>,
 }
 
-#[derive(Debug)]
-struct PortQueue {
-    queue: Queue,
-    /// Read by this worker, not only written.
-    polled: bool,
-    /// In line for its next burst.
-    queued: bool,
-    dead: bool,
-}
-
 /// What a worker is made of.
 #[derive(Debug)]
 pub(crate) struct Setup {
@@ -94,7 +82,7 @@ pub(crate) struct Worker {
     out: Outbox,
     /// Ports with more to read.
     backlog: VecDeque<(Zone, PortId)>,
-    scratch: Vec<u8>,
+    egress: Egress,
     next_housekeeping: Instant,
     last_work: Instant,
 }
@@ -107,7 +95,7 @@ impl Worker {
             burst: Burst::default(),
             out: Outbox::default(),
             backlog: VecDeque::new(),
-            scratch: Vec::new(),
+            egress: Egress::default(),
             next_housekeeping: Instant::ZERO,
             last_work: Instant::ZERO,
         }
@@ -302,41 +290,10 @@ impl Worker {
 
     /// Sends what is in the outbox to the ports of `zone`.
     fn flush(&mut self, zone: Zone) {
-        let Some(net) = self.networks.get_mut(&zone) else {
-            self.out.clear();
-            return;
+        let failed = match self.networks.get_mut(&zone) {
+            Some(net) => self.egress.flush(&net.dp, &mut net.queues, &self.burst, &mut self.out),
+            None => Vec::new(),
         };
-        let mut failed = Vec::new();
-        for index in 0..self.out.departures().len() {
-            let departure = self.out.departures()[index];
-            let Some(Some(held)) = net.queues.get(departure.to.index()) else { continue };
-            let (len, sent) = if held.dead {
-                (0, Err(QueueError::Gone(nix::errno::Errno::EBADFD)))
-            } else {
-                match departure.body {
-                    Body::Received(place) => {
-                        let octets = self.burst.with_header(usize::from(place));
-                        send(&held.queue, octets, departure.offload, &mut self.scratch)
-                    }
-                    Body::Built(built) => {
-                        let octets = self.out.with_header(built, departure.offload);
-                        send(&held.queue, octets, departure.offload, &mut self.scratch)
-                    }
-                }
-            };
-            let Some(counters) = net.dp.counters(departure.to) else { continue };
-            match sent {
-                Ok(()) => counters.sent(len),
-                Err(QueueError::WouldBlock) => counters.not_sent(DropReason::EgressFull),
-                Err(QueueError::Refused(_)) => counters.not_sent(DropReason::EgressDown),
-                Err(error @ QueueError::Gone(_)) => {
-                    counters.not_sent(DropReason::EgressDown);
-                    if !held.dead {
-                        failed.push((departure.to, error));
-                    }
-                }
-            }
-        }
         self.out.clear();
         for (port, error) in failed {
             self.failed(zone, port, error);
@@ -408,7 +365,7 @@ impl Worker {
                         if net.queues.len() <= id.index() {
                             net.queues.resize_with(id.index() + 1, || None);
                         }
-                        let held = PortQueue { queue, polled, queued: false, dead: false };
+                        let held = PortQueue::new(queue, polled);
                         net.queues[id.index()] = Some(held);
                         // Frames may wait already.
                         self.enqueue(zone, id);
@@ -489,29 +446,6 @@ fn hand_over(
     let handed = Handed { zone, port, key, with_header: with_header.into() };
     commands.try_send(Command::Take(handed)).map_err(|_| DropReason::RelayBufferFull)?;
     waker.wake().map_err(|_| DropReason::RelayBufferFull)
-}
-
-/// Writes one frame, finished first where the device cannot take it as it is. Returns its octets.
-fn send(
-    queue: &Queue,
-    with_header: &[u8],
-    offload: Offload,
-    scratch: &mut Vec<u8>,
-) -> (usize, Result<(), QueueError>) {
-    let frame = &with_header[OFFLOAD_HEADER_LEN..];
-    if queue.offloads() == Offloads::Header || offload == Offload::NONE {
-        return (frame.len(), queue.send(with_header));
-    }
-    let mut outcome = Ok(());
-    let cut = segment::segment(frame, offload, scratch, &mut |plain| {
-        if outcome.is_ok() {
-            outcome = queue.send_plain(plain);
-        }
-    });
-    if cut.is_err() {
-        outcome = Err(QueueError::Refused(nix::errno::Errno::EINVAL));
-    }
-    (frame.len(), outcome)
 }
 
 fn add(count: &AtomicU64) {
