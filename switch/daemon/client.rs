@@ -299,12 +299,19 @@ impl Client {
             .map_err(|source| ClientError::Connect { path: self.socket.clone(), source })?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(talk)?;
-        let driven = tokio::spawn(connection);
-        let answer = sender.send_request(request).await.map_err(talk)?;
-        let status = answer.status();
-        let octets = answer.into_body().collect().await.map_err(talk)?.to_bytes();
-        driven.abort();
-        Ok((status, octets))
+        let exchange = async {
+            let answer = sender.send_request(request).await.map_err(talk)?;
+            let status = answer.status();
+            let octets = answer.into_body().collect().await.map_err(talk)?.to_bytes();
+            Ok((status, octets))
+        };
+        let mut exchange = std::pin::pin!(exchange);
+        // With this scope the connection is closed: an open one would keep the daemon from ending.
+        tokio::select! {
+            answer = &mut exchange => answer,
+            // The answer may have come all the same.
+            _ = connection => exchange.await,
+        }
     }
 }
 
