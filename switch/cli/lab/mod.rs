@@ -25,9 +25,9 @@ use clap::{Args, Subcommand, ValueEnum as _};
 use serde::Serialize;
 
 use crate::failure::{Failure, Outcome, note};
-use crate::output::{Format, Listing, table};
+use crate::output::{Listing, table};
 use interrupt::Interrupt;
-use report::Report;
+use report::{Report, Telling};
 use session::{Session, Stop};
 
 /// Run the tutorials as labs that check themselves
@@ -70,9 +70,9 @@ Examples:
 struct Run {
     /// Its name
     name: String,
-    /// How to tell: step by step, or in JSON at the end
+    /// How to tell what happens
     #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
-    format: Format,
+    format: Telling,
     /// Leave it up after the last check, until Enter is pressed
     #[arg(long)]
     keep: bool,

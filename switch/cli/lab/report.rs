@@ -3,10 +3,21 @@
 use std::io::{self, IsTerminal as _, Write as _};
 use std::time::Instant;
 
+use clap::ValueEnum;
 use serde::Serialize;
 
 use crate::failure::{Outcome, note};
-use crate::output::{Format, print_json};
+use crate::output::print_json;
+
+/// How a lab is told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Telling {
+    /// Step by step, while it runs
+    #[default]
+    Text,
+    /// One JSON document, at its end
+    Json,
+}
 
 /// Columns of running text.
 const WIDTH: usize = 92;
@@ -65,14 +76,14 @@ struct Document<'a> {
 #[derive(Debug)]
 pub(crate) struct Report {
     lab: &'static str,
-    format: Format,
+    format: Telling,
     colour: bool,
     started: Instant,
     steps: Vec<Told>,
 }
 
 impl Report {
-    pub(crate) fn new(lab: &'static str, format: Format) -> Self {
+    pub(crate) fn new(lab: &'static str, format: Telling) -> Self {
         let unwanted = std::env::var_os("NO_COLOR").is_some_and(|set| !set.is_empty());
         let colour = io::stdout().is_terminal() && !unwanted;
         Self { lab, format, colour, started: Instant::now(), steps: Vec::new() }
@@ -86,8 +97,8 @@ impl Report {
     /// Words to whoever sits there, whatever standard output is for.
     pub(crate) fn tell(&self, text: &str) {
         match self.format {
-            Format::Json => note(text),
-            Format::Table => self.say(text),
+            Telling::Json => note(text),
+            Telling::Text => self.say(text),
         }
     }
 
@@ -166,7 +177,7 @@ impl Report {
     /// The last words: a summary, or the whole document.
     pub(crate) fn finish(&self, complete: bool) -> Outcome {
         let (passed, failed) = self.counts();
-        if self.format == Format::Json {
+        if self.format == Telling::Json {
             let seconds = (self.started.elapsed().as_secs_f64() * 1e3).round() / 1e3;
             let (lab, steps) = (self.lab, &self.steps);
             return print_json(&Document { lab, passed, failed, complete, seconds, steps });
@@ -193,7 +204,7 @@ impl Report {
     /// A line, unless all is told in JSON at the end. A reader that has gone away is no reason to stop
     /// before the lab is cleaned up.
     fn say(&self, text: &str) {
-        if self.format != Format::Json {
+        if self.format != Telling::Json {
             let _ = writeln!(io::stdout(), "{text}");
         }
     }
@@ -232,7 +243,7 @@ mod tests {
 
     #[test]
     fn one_failure_fails_the_lab_and_none_at_all_does_too() {
-        let mut report = Report::new("test", Format::Json);
+        let mut report = Report::new("test", Telling::Json);
         assert!(!report.passed(), "nothing was looked at");
         report.begin(&STEP);
         report.check("first", "a", "a", true);
@@ -244,7 +255,7 @@ mod tests {
 
     #[test]
     fn the_document_has_it_all() {
-        let mut report = Report::new("test", Format::Json);
+        let mut report = Report::new("test", Telling::Json);
         report.begin(&STEP);
         report.command("pontoon ps");
         report.ended("NAME", Some(0));

@@ -51,5 +51,9 @@ fn fixed<T: FromStr>(text: &str) -> T {
 }
 
 fn write(path: &str, text: &str) -> Result<(), Error> {
-    fs::write(path, text).map_err(|source| Error::Step { what: format!("write {path}"), source })
+    fs::write(path, text).map_err(|source| {
+        let hint =
+            "in a container, its runtime may forbid it: --security-opt systempaths=unconfined";
+        Error::Step { what: format!("write {path} ({hint})"), source }
+    })
 }
