@@ -38,7 +38,7 @@ pub(crate) enum Station {
     },
     /// Get a page, as curl does
     Get {
-        /// http://ADDR[:PORT][/PATH]
+        /// Which: http:, an address, perhaps a port and a path
         url: dial::Url,
     },
     /// Serve a page that tells every client who it is
