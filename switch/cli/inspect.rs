@@ -97,7 +97,7 @@ struct Address {
 #[serde(untagged)]
 enum Found {
     Container(Box<Container>),
-    Network(::daemon::api::Network),
+    Network(Box<::daemon::api::Network>),
 }
 
 impl Inspect {
@@ -108,7 +108,7 @@ impl Inspect {
             match daemon.endpoint(name) {
                 Ok(endpoint) => found.push(Found::Container(Box::new(describe(&daemon, endpoint)))),
                 Err(error) if error.is_not_found() => match daemon.network(name) {
-                    Ok(network) => found.push(Found::Network(network)),
+                    Ok(network) => found.push(Found::Network(Box::new(network))),
                     Err(_) => return Err(error.into()),
                 },
                 Err(error) => return Err(error.into()),

@@ -6,14 +6,13 @@
 
 use std::ffi::OsString;
 use std::net::IpAddr;
-use std::os::unix::process::CommandExt as _;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::str::FromStr;
 
 use ::daemon::api::{self, Endpoint, EndpointCreate, NetworkCreate};
 use ::daemon::client::{Client, ClientError};
 use clap::Args;
-use netns::{Held, SpawnConfig};
+use netns::{Held, NewUser, SpawnConfig};
 
 use crate::attach::Address;
 use crate::exec;
@@ -141,7 +140,7 @@ impl Run {
         outcome.map_err(Failure::of_run)
     }
 
-    /// In no namespace of its own: this process becomes the command.
+    /// In no namespace of its own.
     fn on_host(self) -> Outcome {
         self.refuse_own_address("host", "the command uses the host's interfaces")?;
         if !self.dns.is_empty() || !self.add_host.is_empty() {
@@ -154,14 +153,15 @@ impl Run {
                 "published ports are discarded: with --network host the command's ports are the host's",
             );
         }
-        let (command, arguments) =
-            self.command.split_first().ok_or_else(|| Failure::new("no command"))?;
-        let source = Command::new(command).args(arguments).exec();
-        let command = command.display().to_string();
-        Err(of_command(match source.kind() {
-            std::io::ErrorKind::NotFound => netns::Error::CommandNotFound { command },
-            _ => netns::Error::CommandNotExecutable { command, source },
-        }))
+        let config = SpawnConfig {
+            argv: self.command,
+            user: NewUser::No,
+            pdeathsig: Some(nix::libc::SIGKILL),
+            ..SpawnConfig::default()
+        };
+        let held = netns::spawn_in_new_namespaces(config).map_err(of_command)?;
+        let mut running = held.release().map_err(of_command)?;
+        Ok(ExitCode::from(netns::exit_code(running.wait()?)))
     }
 
     /// In another endpoint's namespaces.
