@@ -158,8 +158,9 @@ impl Drop for Claim {
 pub fn listen(path: &Path) -> Result<(Claim, UnixListener), SocketError> {
     prepare_directory(path)?;
     let step = |what| move |source| SocketError::Step { what, path: path.to_owned(), source };
-    let Some(mut lock) = try_lock(&beside(path, "lock"))? else {
-        return Err(SocketError::Running { pid: running(path), path: path.to_owned() });
+    let lock = beside(path, "lock");
+    let Some(mut lock) = try_lock(&lock)? else {
+        return Err(SocketError::Running { pid: noted_pid(&lock), path: path.to_owned() });
     };
     if UnixStream::connect(path).is_ok() {
         return Err(SocketError::Foreign(path.to_owned()));
@@ -182,11 +183,21 @@ pub fn listen(path: &Path) -> Result<(Claim, UnixListener), SocketError> {
     Ok((Claim { path: path.to_owned(), _lock: lock }, listener))
 }
 
-/// Process id of the daemon that holds the socket, from its lock file.
+/// Process id of the daemon that holds the socket; `None` where none does, whoever answers there.
 #[must_use]
 pub fn running(path: &Path) -> Option<u32> {
+    let lock = beside(path, "lock");
+    let file = File::open(&lock).ok()?;
+    if Flock::lock(file, FlockArg::LockSharedNonblock).is_ok() {
+        return None;
+    }
+    noted_pid(&lock)
+}
+
+/// What the holder of the lock wrote into it.
+fn noted_pid(lock: &Path) -> Option<u32> {
     let mut text = String::new();
-    File::open(beside(path, "lock")).ok()?.take(32).read_to_string(&mut text).ok()?;
+    File::open(lock).ok()?.take(32).read_to_string(&mut text).ok()?;
     text.trim().parse().ok()
 }
 
@@ -247,6 +258,7 @@ mod tests {
         let path = directory.path().join("pontoon.sock");
         let (claim, listener) = listen(&path).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        assert_eq!(running(&path), Some(std::process::id()));
         let refused = listen(&path).unwrap_err().to_string();
         assert!(
             refused.starts_with(&format!("daemon already running (pid {})", std::process::id()))
@@ -270,6 +282,7 @@ mod tests {
         let _other = UnixListener::bind(&path).unwrap();
         assert!(matches!(listen(&path), Err(SocketError::Foreign(_))));
         assert!(path.exists());
+        assert_eq!(running(&path), None);
     }
 
     #[test]

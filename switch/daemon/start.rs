@@ -76,9 +76,13 @@ pub fn start(socket: &Path, options: &[OsString]) -> Result<Vec<String>, StartEr
     let step = |what| move |source| StartError::Step { what, source };
     socket::prepare_directory(socket)?;
     if is_answered(socket) {
-        // It would say so itself, into a log that is the other's.
-        let (pid, path) = (socket::running(socket), socket.to_owned());
-        return Err(SocketError::Running { pid, path }.into());
+        // It would say so itself, into a log that may be another's.
+        let path = socket.to_owned();
+        return Err(match socket::running(socket) {
+            Some(pid) => SocketError::Running { pid: Some(pid), path },
+            None => SocketError::Foreign(path),
+        }
+        .into());
     }
     let log = socket::beside(socket, "log");
     let stderr = File::options()
