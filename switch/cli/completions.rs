@@ -4,10 +4,9 @@ use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, CommandFactory as _};
+use clap::{Args, Command};
 use clap_complete::Shell;
 
-use crate::Cli;
 use crate::failure::{Failure, Outcome};
 
 /// Print a completion script for a shell
@@ -22,9 +21,10 @@ pub(crate) struct Completions {
 }
 
 impl Completions {
-    pub(crate) fn go(self) -> Outcome {
+    /// Prints the script for `pontoon`, the whole program.
+    pub(crate) fn go(self, mut pontoon: Command) -> Outcome {
         let mut script = Vec::new();
-        clap_complete::generate(self.shell, &mut Cli::command(), "pontoon", &mut script);
+        clap_complete::generate(self.shell, &mut pontoon, "pontoon", &mut script);
         crate::output::print(String::from_utf8_lossy(&script).trim_end())
     }
 }
@@ -42,14 +42,15 @@ pub(crate) struct Man {
 }
 
 impl Man {
-    pub(crate) fn go(self) -> Outcome {
+    /// Prints or writes the pages of `pontoon`, the whole program.
+    pub(crate) fn go(self, pontoon: Command) -> Outcome {
         match &self.directory {
             None => {
-                let page = page(Cli::command())?;
+                let page = page(pontoon)?;
                 crate::output::print(String::from_utf8_lossy(&page).trim_end())
             }
             Some(directory) => {
-                let written = clap_mangen::generate_to(Cli::command(), directory);
+                let written = clap_mangen::generate_to(pontoon, directory);
                 let wrong =
                     |error| Failure::new(format!("write to {}: {error}", directory.display()));
                 written.map(|()| ExitCode::SUCCESS).map_err(wrong)
@@ -58,7 +59,7 @@ impl Man {
     }
 }
 
-fn page(command: clap::Command) -> io::Result<Vec<u8>> {
+fn page(command: Command) -> io::Result<Vec<u8>> {
     let mut text = Vec::new();
     clap_mangen::Man::new(command).render(&mut text)?;
     Ok(text)

@@ -29,7 +29,7 @@ mod stats;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 use failure::Outcome;
 
@@ -99,15 +99,13 @@ fn dispatch(command: Command) -> Outcome {
         Command::Stats(stats) => stats.go(),
         Command::Lab(lab) => lab.go(),
         Command::Daemon(daemon) => daemon.go(),
-        Command::Completions(completions) => completions.go(),
-        Command::Man(man) => man.go(),
+        Command::Completions(completions) => completions.go(Cli::command()),
+        Command::Man(man) => man.go(Cli::command()),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]

@@ -12,9 +12,10 @@ use netns::Target;
 use worker::{NetworkId, PortConfig};
 
 use crate::api;
-use crate::endpoint::{Endpoint, Keeper, Status, Watcher};
+use crate::endpoint::{Endpoint, Status, Watcher};
 use crate::error::Error;
 use crate::host;
+use crate::keeper::Keeper;
 use crate::log::log;
 use crate::spec::PublishSpec;
 use crate::state::Daemon;

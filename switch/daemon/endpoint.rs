@@ -6,7 +6,6 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::OwnedFd;
 use std::time::SystemTime;
 
 use datapath::{MacAddr, PortId};
@@ -18,6 +17,7 @@ use worker::{NetworkId, PublishId};
 use crate::api;
 use crate::error::Error;
 use crate::ipam::IpamError;
+use crate::keeper::Keeper;
 use crate::network::{Network, Subnet};
 use crate::subnet::family;
 use crate::{mac, names};
@@ -86,21 +86,6 @@ pub(crate) struct Endpoint {
     pub(crate) published: Vec<Published>,
     /// Who detaches it when its namespace ends.
     pub(crate) watcher: Option<Watcher>,
-}
-
-/// A second handle of one queue of a device, closed after the switch has closed its own.
-///
-/// Closing a TAP's last descriptor takes the interface away, for which the kernel waits tens of
-/// milliseconds (`synchronize_net`). This way it is we who wait, and not a worker with everybody's
-/// frames.
-#[derive(Debug)]
-pub(crate) struct Keeper(#[expect(dead_code, reason = "kept for its drop")] OwnedFd);
-
-impl Keeper {
-    /// Of a device just made; without a free descriptor a worker waits, which is no failure.
-    pub(crate) fn of(device: &netns::Endpoint) -> Option<Self> {
-        device.queues.first().and_then(|queue| queue.try_clone().ok()).map(Self)
-    }
 }
 
 /// The task that waits for an endpoint's end; dropped, it waits no longer.

@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use netns::{Opened, Target};
 use worker::{NetworkId, PortConfig, Switch};
 
-use crate::endpoint::Keeper;
+use crate::keeper::Keeper;
 use crate::log::log;
 use crate::network::{HostPort, Network};
 use crate::subnet::Taken;

@@ -15,9 +15,9 @@ use worker::{Gateway, NetworkConfig, NetworkId};
 
 use crate::api;
 use crate::config::Config;
-use crate::endpoint::{Endpoint, Keeper};
 use crate::error::Error;
 use crate::ipam::Pool;
+use crate::keeper::Keeper;
 use crate::subnet::{self, SubnetError, Taken};
 use crate::{mac, names};
 
@@ -255,10 +255,10 @@ impl Network {
         format!("pt-{}", self.name.get(..11).unwrap_or(&self.name))
     }
 
-    /// As `docker network inspect` shows it.
-    pub(crate) fn describe<'a>(
+    /// As `docker network inspect` shows it; `containers` are the endpoints on it, by id.
+    pub(crate) fn describe(
         &self,
-        endpoints: impl Iterator<Item = &'a Endpoint>,
+        containers: BTreeMap<String, api::NetworkContainer>,
     ) -> api::Network {
         let config = |subnet: &Subnet| api::IpamConfig {
             subnet: subnet.subnet.to_string(),
@@ -288,9 +288,7 @@ impl Network {
                 config: self.subnets.iter().map(config).collect(),
             },
             internal: self.internal,
-            containers: endpoints
-                .map(|endpoint| (endpoint.id.clone(), endpoint.on_network()))
-                .collect(),
+            containers,
             options,
             ..api::Network::default()
         }
@@ -368,7 +366,7 @@ mod tests {
         assert_eq!(own(&network), ["172.17.0.1/16"]);
         assert_eq!(network.gateway().unwrap().mac.0, [2, 0x42, 172, 17, 0, 1]);
         assert_eq!(network.host_ifname(), "pontoon0");
-        let json = serde_json::to_value(network.describe(std::iter::empty())).unwrap();
+        let json = serde_json::to_value(network.describe(BTreeMap::new())).unwrap();
         for field in [
             "Name",
             "Id",
@@ -426,7 +424,7 @@ mod tests {
         assert_eq!(own(&plan(&["172.100.0.0/16"], &[]).unwrap()), ["172.100.0.1/16"]);
         let dual = plan(&["fd00:7::/64"], &[]).unwrap();
         assert_eq!(own(&dual), ["172.18.0.1/16", "fd00:7::1/64"]);
-        assert!(dual.describe(std::iter::empty()).enable_ipv6);
+        assert!(dual.describe(BTreeMap::new()).enable_ipv6);
         let given = plan(&["10.1.0.0/24", "fd00:7::/64"], &["10.1.0.254"]).unwrap();
         assert_eq!(own(&given), ["10.1.0.254/24", "fd00:7::1/64"]);
         assert_eq!(own(&plan(&["10.1.0.0/24"], &["none"]).unwrap()), [""; 0]);

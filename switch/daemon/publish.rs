@@ -19,27 +19,12 @@ use crate::endpoint::{Published, Status};
 use crate::error::Error;
 use crate::hostports::{Range, has_ipv6, unprivileged_start};
 use crate::owner;
+use crate::publisher::Publisher;
 use crate::spec::{PublishSpec, listen_addresses};
 use crate::state::Daemon;
 
 /// Descriptors kept for everything but listeners: devices, flows, requests.
 const KEPT_DESCRIPTORS: u64 = 1024;
-
-/// What is remembered between requests.
-#[derive(Debug)]
-pub(crate) struct Publisher {
-    /// The host port last found for a spec without one. The search goes on after it, as docker's
-    /// does, so that a port just given back is not the next one given out.
-    last_found: u16,
-    /// Descriptors this process may have.
-    limit: u64,
-}
-
-impl Publisher {
-    pub(crate) const fn new(limit: u64) -> Self {
-        Self { last_found: 0, limit }
-    }
-}
 
 /// The search for free host ports, for one spec.
 struct Search {

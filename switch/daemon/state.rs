@@ -22,7 +22,7 @@ use crate::error::Error;
 use crate::host;
 use crate::log::log;
 use crate::network::{self, Network};
-use crate::publish::Publisher;
+use crate::publisher::Publisher;
 use crate::subnet::Taken;
 
 /// Most networks: each is a conntrack zone of 16 bits, and a bridge in every worker.
@@ -138,7 +138,7 @@ impl Daemon {
         };
         let mut network = Network::plan(number, request, &self.taken_subnets())?;
         self.put_to_work(&mut network);
-        let described = network.describe(std::iter::empty());
+        let described = network.describe(BTreeMap::new());
         self.registry().networks.insert(network.name.clone(), network);
         Ok(described)
     }
@@ -226,7 +226,7 @@ impl Daemon {
         registry
             .networks
             .values()
-            .map(|network| network.describe(registry.on(network.number)))
+            .map(|network| network.describe(registry.described_on(network.number)))
             .collect()
     }
 
@@ -238,7 +238,7 @@ impl Daemon {
     pub fn network(&self, name: &str) -> Result<api::Network, Error> {
         let registry = self.registry();
         let network = registry.network(name)?;
-        Ok(network.describe(registry.on(network.number)))
+        Ok(network.describe(registry.described_on(network.number)))
     }
 
     /// Tells the workers of a new network and makes its host port where that can be.
@@ -361,6 +361,14 @@ impl Registry {
     /// The endpoints of a network.
     pub(crate) fn on(&self, number: NetworkId) -> impl Iterator<Item = &Endpoint> {
         self.endpoints.values().filter(move |endpoint| endpoint.network == number)
+    }
+
+    /// The same as `docker network inspect` lists them, by id.
+    pub(crate) fn described_on(
+        &self,
+        number: NetworkId,
+    ) -> BTreeMap<String, api::NetworkContainer> {
+        self.on(number).map(|endpoint| (endpoint.id.clone(), endpoint.on_network())).collect()
     }
 
     /// An endpoint's place by name, id or an unambiguous beginning of that.
