@@ -226,8 +226,12 @@ fn mount_all(order: &CommandOrder) -> Result<(), Error> {
         // As `ip netns exec` does it (lib/namespace.c, netns_switch). In a user namespace the old
         // one is locked, and the new one lies over it.
         let _ = umount2("/sys", MntFlags::MNT_DETACH);
-        mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), none)
-            .map_err(|errno| Error::step("mount a /sys for the namespace", errno))?;
+        match mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), none) {
+            // Where part of /sys is covered, as in many containers, the kernel shows no other to a
+            // user namespace (`mount_too_revealing` in fs/namespace.c). The command then sees the old.
+            Ok(()) | Err(Errno::EPERM) => {}
+            Err(errno) => return Err(Error::step("mount a /sys for the namespace", errno)),
+        }
     }
     for (source, target) in &order.bind_mounts {
         let (source, target) = (Path::new(source), Path::new(target));

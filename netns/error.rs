@@ -94,6 +94,8 @@ pub enum Error {
     },
     /// `/dev/net/tun` is not there.
     TunMissing,
+    /// `/dev/net/tun` is there and something else.
+    NotTun,
     /// `/dev/net/tun` is there and not for us.
     TunDenied {
         /// The kernel's answer.
@@ -176,6 +178,7 @@ impl Error {
             | Self::BadNamespaceName { .. }
             | Self::NamespaceExists { .. }
             | Self::TunMissing
+            | Self::NotTun
             | Self::CommandNotFound { .. } => None,
         }
     }
@@ -192,6 +195,7 @@ impl Error {
             | Self::NoSuchNamespace { .. }
             | Self::NoSuchInterface { .. }
             | Self::TunMissing
+            | Self::NotTun
             | Self::CommandNotFound { .. } => io::ErrorKind::NotFound,
             Self::InterfaceExists { .. } | Self::NamespaceExists { .. } => {
                 io::ErrorKind::AlreadyExists
@@ -265,6 +269,10 @@ impl fmt::Display for Error {
             Self::TunMissing => f.write_str(
                 "open /dev/net/tun: it does not exist; `modprobe tun` brings it (in a container: \
                  --device /dev/net/tun)",
+            ),
+            Self::NotTun => f.write_str(
+                "open /dev/net/tun: it is no TUN device; \
+                 `rm /dev/net/tun; mknod -m 666 /dev/net/tun c 10 200` makes one",
             ),
             Self::TunDenied { .. } => f.write_str(
                 "open /dev/net/tun: not permitted; `chmod 666 /dev/net/tun`, or for good a udev rule \

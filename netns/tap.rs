@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use nix::sys::stat::{FileStat, fstat, major, minor};
 use tun_tap::{Iface, Mode};
 
 use crate::endpoint::Opened;
@@ -105,7 +106,8 @@ fn open_device() -> Result<OwnedFd, Failed> {
     let mut options = File::options();
     options.read(true).write(true).custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC);
     match options.open("/dev/net/tun") {
-        Ok(file) => Ok(file.into()),
+        Ok(file) if is_tun(&file) => Ok(file.into()),
+        Ok(_) => Err(Failed::NotTun),
         Err(source) => Err(match source.raw_os_error() {
             // The file is not there, or there is no driver behind it.
             Some(libc::ENOENT | libc::ENOTDIR | libc::ENXIO | libc::ENODEV) => Failed::Missing,
@@ -115,10 +117,17 @@ fn open_device() -> Result<OwnedFd, Failed> {
     }
 }
 
+/// Whether it is the device that `mknod c 10 200` makes (`Documentation/admin-guide/devices.txt`).
+fn is_tun(file: &File) -> bool {
+    let rdev = |stat: FileStat| (major(stat.st_rdev), minor(stat.st_rdev));
+    fstat(file).is_ok_and(|stat| rdev(stat) == (10, 200))
+}
+
 /// How opening a TAP ends early.
 #[derive(Debug)]
 enum Failed {
     Missing,
+    NotTun,
     Denied(io::Error),
     Unsupported,
     Refused(io::Error),
@@ -128,6 +137,7 @@ impl Failed {
     fn while_opening(self, ifname: &str) -> Error {
         match self {
             Self::Missing => Error::TunMissing,
+            Self::NotTun => Error::NotTun,
             Self::Denied(source) => Error::TunDenied { source },
             Self::Unsupported => {
                 let source = io::Error::from_raw_os_error(libc::EOPNOTSUPP);

@@ -26,12 +26,7 @@ pub(crate) struct Exec {
     #[arg(value_name = "ENDPOINT")]
     name: String,
     /// The command and its arguments
-    #[arg(
-        required = true,
-        trailing_var_arg = true,
-        allow_hyphen_values = true,
-        value_name = "CMD"
-    )]
+    #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
     command: Vec<OsString>,
 }
 

@@ -71,12 +71,7 @@ pub(crate) struct Run {
     #[arg(long, value_name = "UPLINK")]
     uplink: Option<Uplink>,
     /// The command and its arguments
-    #[arg(
-        required = true,
-        trailing_var_arg = true,
-        allow_hyphen_values = true,
-        value_name = "CMD"
-    )]
+    #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
     command: Vec<OsString>,
 }
 
