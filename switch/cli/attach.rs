@@ -38,8 +38,13 @@ pub(crate) struct Attach {
     /// Make a veth pair instead of a TAP
     #[arg(long)]
     veth: bool,
-    /// Publish a port: [IP:]HOST:CTR[/tcp|udp], or CTR for a free host port; ranges too
-    #[arg(short, long, value_name = "SPEC")]
+    /// Ports to publish.
+    #[arg(
+        short,
+        long,
+        value_name = "SPEC",
+        help = "Publish a port: [IP:]HOST:CTR[/tcp|udp], or CTR for a free host port; ranges too"
+    )]
     publish: Vec<String>,
     #[command(flatten)]
     listing: Listing,

@@ -50,8 +50,13 @@ pub(crate) struct Run {
     /// bridge by default
     #[arg(long, visible_alias = "net", value_name = "NET")]
     network: Option<Place>,
-    /// Publish a port: [IP:]HOST:CTR[/tcp|udp], or CTR for a free host port; ranges too
-    #[arg(short, long, value_name = "SPEC")]
+    /// Ports to publish.
+    #[arg(
+        short,
+        long,
+        value_name = "SPEC",
+        help = "Publish a port: [IP:]HOST:CTR[/tcp|udp], or CTR for a free host port; ranges too"
+    )]
     publish: Vec<String>,
     /// Publish each TCP port the command listens on, on a free host port
     #[arg(short = 'P', long)]
