@@ -169,6 +169,37 @@ fn names_are_asked_for_over_udp_and_tcp_and_the_server_sees_the_host() {
 }
 
 #[test]
+fn a_published_name_server_sees_who_asks_over_udp_and_tcp_in_both_families() {
+    let (true, Some(scene)) = (clients(&["dig", "python3"]), Scene::new(Who::User)) else { return };
+    dual_stack(&scene);
+    for (bind, host, client) in [("0.0.0.0", HOST, WORLD), ("::", HOST6, WORLD6)] {
+        let ports = ["-p", "5353:53/udp", "-p", "5353:53/tcp"];
+        let server = scene.dns_server_inside(&[&["--network", "both"][..], &ports].concat(), bind);
+        let at = format!("@{host}");
+        let common = ["+short", "+time=9", "+tries=1", "-p", "5353", &at, "www.example.net"];
+        let udp = scene.run_in(&scene.world, "dig", common).succeeded();
+        assert_eq!(udp.stdout.trim(), WORLD);
+        server.says(&format!("udp query from {client}"));
+        let tcp = scene.run_in(&scene.world, "dig", common.into_iter().chain(["+tcp"])).succeeded();
+        assert_eq!(tcp.stdout.trim(), WORLD);
+        server.says(&format!("tcp query from {client}"));
+        server.signal(Signal::SIGTERM);
+        server.end();
+    }
+}
+
+/// As a supervisor does that starts again at once what was killed.
+#[test]
+fn the_port_of_a_command_that_was_killed_is_there_for_the_next() {
+    let (true, Some(scene)) = (clients(&["python3"]), Scene::new(Who::User)) else { return };
+    for _ in 0..10 {
+        for ports in [["-p", "5353:53/udp"], ["-p", "5353:53/tcp"]] {
+            drop(scene.dns_server_inside(&ports, "0.0.0.0"));
+        }
+    }
+}
+
+#[test]
 fn fifty_megabytes_arrive_as_they_were_sent_in_both_families() {
     let (true, Some(scene)) = (clients(&["curl", "python3"]), Scene::new(Who::User)) else {
         return;

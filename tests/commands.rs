@@ -139,6 +139,28 @@ fn ports_are_published_and_taken_back_while_the_server_runs() {
 }
 
 #[test]
+fn ports_of_both_protocols_come_and_go_by_themselves() {
+    let Some(scene) = Scene::new(Who::User) else { return };
+    let container = container(&scene);
+    scene.run(["attach", &format!("pid:{}", container.pid()), "--name", "web"]).succeeded();
+    let (tcp, udp) = ("5353:53/tcp", "5353:53/udp");
+    let bound = || {
+        let bound = scene.bound();
+        let of =
+            |protocol: &str| bound.iter().filter(|socket| socket.starts_with(protocol)).count();
+        (of("tcp"), of("udp"))
+    };
+    for (first, second, between) in [(tcp, udp, (0, 2)), (udp, tcp, (2, 0))] {
+        scene.run(["publish", "add", "web", tcp, udp]).succeeded();
+        assert_eq!(bound(), (2, 2));
+        scene.run(["publish", "rm", "web", first]).succeeded();
+        assert_eq!(bound(), between);
+        scene.run(["publish", "rm", "web", second]).succeeded();
+        assert_eq!(bound(), (0, 0));
+    }
+}
+
+#[test]
 fn a_port_left_open_is_chosen_from_the_hosts_range() {
     let (true, Some(scene)) = (clients(&["curl", "python3"]), Scene::new(Who::User)) else {
         return;

@@ -148,7 +148,12 @@ impl Scene {
     fn install(&self) {
         let built = env!("CARGO_BIN_EXE_pontoon");
         let program = self.file("pontoon");
-        fs::hard_link(built, &program).or_else(|_| fs::copy(built, &program).map(drop)).unwrap();
+        if fs::hard_link(built, &program).is_err() {
+            // Copied by another process: a descriptor open for writing here would be inherited by
+            // whatever another test starts meanwhile, and the copy be "text file busy".
+            let copied = Command::new("cp").arg(built).arg(&program).status().unwrap();
+            assert!(copied.success(), "copy {built}");
+        }
         for name in ["run", "home"] {
             let own = self.file(name);
             fs::create_dir(&own).unwrap();

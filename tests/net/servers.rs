@@ -63,4 +63,14 @@ impl Scene {
         server.says("serving");
         server
     }
+
+    /// The same as the command of `pontoon run` with these options.
+    #[track_caller]
+    pub(crate) fn dns_server_inside(&self, options: &[&str], addr: &str) -> Running {
+        let mut command = self.pontoon(["run"]);
+        command.args(options).args(["--", "python3", "-c", DNS, addr, super::WORLD, super::WORLD6]);
+        let server = Running::start(&self.host, command);
+        server.says("serving");
+        server
+    }
 }
