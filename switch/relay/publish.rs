@@ -4,8 +4,9 @@
 //! from its client and answers from the very address the client used (`IP_PKTINFO`, ip(7)).
 
 use std::collections::VecDeque;
+use std::fs::File;
 use std::io::{self, IoSlice};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 
@@ -33,6 +34,9 @@ const SHARE: usize = 64;
 /// Clients one published UDP port may have at a time.
 const MAX_CLIENTS: usize = 8192;
 
+/// What the spare descriptor is of: anything that opens.
+const SPARE: &str = "/dev/null";
+
 /// Source ports tried when the container already has a flow from the client's own.
 const PORT_ATTEMPTS: u16 = 64;
 
@@ -45,6 +49,8 @@ pub(crate) struct Publisher {
     registry: Registry,
     backlog: VecDeque<(Zone, Key)>,
     buffer: Box<[u8]>,
+    /// A descriptor kept for the day when there is no other.
+    spare: Option<File>,
 }
 
 impl Publisher {
@@ -56,6 +62,7 @@ impl Publisher {
             registry,
             backlog: VecDeque::new(),
             buffer: vec![0; 65_535].into_boxed_slice(),
+            spare: File::open(SPARE).ok(),
         }
     }
 
@@ -127,11 +134,13 @@ impl Publisher {
                 Ok(accepted) => accepted,
                 // A connection that died while it waited (accept(2)) is no reason to stop.
                 Err(error) if is_passing(&error) => continue,
-                Err(error) => {
-                    if error.kind() != io::ErrorKind::WouldBlock {
-                        ctx.dp.gateway_counters().not_sent(DropReason::NoSocket);
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(_) => {
+                    ctx.dp.gateway_counters().not_sent(DropReason::NoSocket);
+                    if !turn_away(&mut self.spare, &published.listener) {
+                        return;
                     }
-                    return;
+                    continue;
                 }
             };
             let reason = stream
@@ -215,6 +224,15 @@ impl Publisher {
         });
         with_clients.len()
     }
+}
+
+/// Without a descriptor left, a client would wait for nothing: the spare one is given up to take its
+/// connection and reset it. Says whether that worked.
+fn turn_away(spare: &mut Option<File>, listener: &TcpListener) -> bool {
+    *spare = None;
+    let turned_away = listener.accept().map(|(stream, _)| socket::abort_on_close(&stream)).is_ok();
+    *spare = File::open(SPARE).ok();
+    turned_away
 }
 
 fn is_passing(error: &io::Error) -> bool {
