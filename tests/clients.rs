@@ -298,6 +298,32 @@ fn iperf3_runs_between_two_containers_and_to_the_world() {
 }
 
 #[test]
+fn hundreds_of_connections_at_once_each_get_their_own_octets_back() {
+    let (true, Some(scene)) = (clients(&["python3"]), Scene::new(Who::User)) else { return };
+    dual_stack(&scene);
+    let many = scene.many();
+    let mut command = scene.as_root("python3");
+    command.args([&*many, "serve", "9000"]);
+    let outside = Running::start(&scene.world, command);
+    outside.says("serving");
+    let ports = ["-p", "9001:9000", "-p", "9001:9000/udp"];
+    let args = ["run", "--network", "both"].into_iter().chain(ports);
+    let inside = scene.start(args.chain(["--", "python3", &many, "serve", "9000"]));
+    inside.says("serving");
+    for server in [WORLD, WORLD6, "10.9.0.2", "fd00:9::2"] {
+        let args =
+            ["run", "--network", "both", "--", "python3", &many, "ask", "9000", server, "150"];
+        let ended = scene.run(args).succeeded();
+        assert!(ended.stdout.contains("answered 300"), "{ended:?}");
+    }
+    for host in [HOST, HOST6] {
+        let args = [&*many, "ask", "9001", host, "150"];
+        let ended = scene.run_in(&scene.world, "python3", args).succeeded();
+        assert!(ended.stdout.contains("answered 300"), "{ended:?}");
+    }
+}
+
+#[test]
 fn a_container_reaches_published_ports_by_the_hosts_address_its_own_among_them() {
     let (true, Some(scene)) = (clients(&["curl", "python3"]), Scene::new(Who::User)) else {
         return;

@@ -60,6 +60,10 @@ impl Text {
         self.lines.lock().unwrap().0.clone()
     }
 
+    fn is_over(&self) -> bool {
+        self.lines.lock().unwrap().1
+    }
+
     /// Waits until `done` with what came, or nothing more comes, or the time is over.
     fn wait(&self, deadline: Instant, done: impl Fn(&str) -> bool) -> bool {
         let mut lines = self.lines.lock().unwrap();
@@ -112,7 +116,10 @@ impl Running {
     pub(crate) fn says(&self, text: &str) -> &Self {
         let deadline = Instant::now() + PATIENCE;
         let step = Duration::from_millis(100);
-        while Instant::now() < deadline {
+        let mut last = false;
+        while Instant::now() < deadline && !last {
+            // What has ended is looked at once more.
+            last = self.stdout.is_over() && self.stderr.is_over();
             let seen = |lines: &str| lines.contains(text);
             if self.stdout.wait(Instant::now(), seen)
                 || self.stderr.wait(Instant::now() + step, seen)

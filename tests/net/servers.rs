@@ -73,4 +73,11 @@ impl Scene {
         server.says("serving");
         server
     }
+
+    /// `many.py` for everybody to run.
+    pub(crate) fn many(&self) -> String {
+        let file = self.file("many.py");
+        std::fs::write(&file, include_str!("many.py")).unwrap();
+        file.to_str().unwrap().to_owned()
+    }
 }
