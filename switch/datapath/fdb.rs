@@ -87,16 +87,12 @@ impl Fdb {
     pub fn learn(&self, station: MacAddr, port: PortId, now: Instant) -> Learned {
         if let Some(known) = self.stations.get(&station) {
             known.last_seen.store(now.total_micros(), Relaxed);
-            let before = PortId(known.port.swap(port.0, Relaxed));
-            drop(known);
+            let before = PortId(known.port.load(Relaxed));
             if before == port {
                 return Learned::Refreshed;
             }
-            self.release(before);
-            *self.per_port.entry(port).or_default() += 1;
-            self.moves.fetch_add(1, Relaxed);
-            self.generation.fetch_add(1, Relaxed);
-            return Learned::Moved;
+            drop(known);
+            return self.move_to(station, port);
         }
         if !self.reserve(port) {
             return Learned::TableFull;
@@ -116,6 +112,32 @@ impl Fdb {
                 Learned::Refreshed
             }
         }
+    }
+
+    /// A station is heard at another port than before. If that port has its share already, the station
+    /// is forgotten: nobody gathers the stations of others beyond that.
+    fn move_to(&self, station: MacAddr, port: PortId) -> Learned {
+        let mut held = self.per_port.entry(port).or_default();
+        let fits = *held < self.capacity_per_port;
+        if fits {
+            *held += 1;
+        }
+        drop(held);
+        self.generation.fetch_add(1, Relaxed);
+        if !fits {
+            if let Some((_, gone)) = self.stations.remove(&station) {
+                self.len.fetch_sub(1, Relaxed);
+                self.release(PortId(gone.port.load(Relaxed)));
+            }
+            return Learned::TableFull;
+        }
+        self.moves.fetch_add(1, Relaxed);
+        match self.stations.get(&station) {
+            Some(known) => self.release(PortId(known.port.swap(port.0, Relaxed))),
+            // Another worker has forgotten it in between; the next frame learns it anew.
+            None => self.release(port),
+        }
+        Learned::Moved
     }
 
     fn reserve(&self, port: PortId) -> bool {
@@ -314,6 +336,9 @@ mod tests {
             let expected = if n < 4 { Learned::New } else { Learned::TableFull };
             assert_eq!(fdb.learn(mac(n), P1, T0), expected);
         }
+        assert_eq!(fdb.learn(mac(100), P2, T0), Learned::New);
+        assert_eq!(fdb.learn(mac(100), P1, T0), Learned::TableFull, "nor by a move");
+        assert_eq!(fdb.lookup(mac(100), T0), None);
         assert_eq!(fdb.learn(mac(100), P2, T0), Learned::New);
         fdb.flush_port(P1);
         assert_eq!(fdb.len(), 1);

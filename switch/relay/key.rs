@@ -124,12 +124,12 @@ impl<T> Arena<T> {
     }
 
     pub(crate) fn get(&self, key: Key) -> Option<&T> {
-        let (generation, place) = key.place();
+        let (generation, place) = self.own_place(key)?;
         self.things.get(place).filter(|(held, _)| *held == generation).map(|(_, thing)| thing)
     }
 
     pub(crate) fn get_mut(&mut self, key: Key) -> Option<&mut T> {
-        let (generation, place) = key.place();
+        let (generation, place) = self.own_place(key)?;
         self.things.get_mut(place).filter(|(held, _)| *held == generation).map(|(_, thing)| thing)
     }
 
@@ -137,6 +137,11 @@ impl<T> Arena<T> {
         self.get(key)?;
         let (_, place) = key.place();
         self.things.try_remove(place).map(|(_, thing)| thing)
+    }
+
+    /// Where the key's thing is, if it is one of ours.
+    fn own_place(&self, key: Key) -> Option<(u16, usize)> {
+        (key.kind() == Some(self.kind) && key.worker() == self.worker).then(|| key.place())
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -167,6 +172,11 @@ mod tests {
         assert_ne!(first, second);
         assert_eq!(arena.get(first), None);
         assert_eq!(arena.remove(first), None);
+        let mut of_another_kind = Arena::new(3, Kind::Tcp);
+        of_another_kind.insert("first");
+        of_another_kind.insert("second");
+        assert_eq!(of_another_kind.remove(second), None, "the same place and generation");
+        assert_eq!(Arena::<&str>::new(4, Kind::Udp).get(second), None);
         assert_eq!(Key::from(Token::from(second)), second);
         assert_eq!(arena.get(Key::from(Owner::from(second))), Some(&"second"));
     }
