@@ -2,6 +2,7 @@
 
 mod net;
 
+use std::collections::BTreeSet;
 use std::fs;
 
 use net::{HOST, Running, Scene, WORLD, Who, clients, wait_for};
@@ -314,6 +315,29 @@ fn a_stopped_daemon_takes_everything_with_it() {
     scene.is_clean();
     // And it is no error to stop what does not run.
     scene.run(["daemon", "stop"]).succeeded();
+}
+
+#[test]
+fn many_commands_at_once_start_one_daemon_and_get_an_address_each() {
+    let Some(scene) = Scene::new(Who::User) else { return };
+    let all: Vec<_> = (0..12)
+        .map(|_| scene.start(["run", "--", "sh", "-c", "echo up; exec sleep 600"]))
+        .collect();
+    for one in &all {
+        one.says("up");
+    }
+    let daemons = || {
+        let processes = scene.processes().into_iter();
+        processes.filter(|(_, line)| line.starts_with("pontoon daemon")).collect::<Vec<_>>()
+    };
+    assert_eq!(daemons().len(), 1, "{:?}", daemons());
+    let ps = scene.json(["ps"]);
+    let addresses: BTreeSet<_> =
+        ps.as_array().unwrap().iter().map(|row| row["IPAddress"].as_str().unwrap()).collect();
+    let expected: Vec<_> = (2..14).map(|last| format!("172.17.0.{last}")).collect();
+    assert_eq!(addresses, expected.iter().map(String::as_str).collect());
+    drop(all);
+    wait_for("all of them to be gone", || scene.json(["ps"]) == serde_json::json!([]));
 }
 
 #[test]
