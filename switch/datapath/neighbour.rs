@@ -32,6 +32,9 @@ pub const MAX_SOLICIT: u8 = 3;
 /// one, Linux keeps some; three is what a TCP opening needs).
 pub const MAX_PENDING: usize = 3;
 
+/// Octets of all packets that wait on one network; further ones give way at once.
+pub const MAX_PENDING_OCTETS: usize = 4 << 20;
+
 /// Neighbours of one network.
 pub const CAPACITY: usize = 4096;
 
@@ -93,6 +96,7 @@ pub struct Resolved {
 pub struct Neighbours {
     table: DashMap<IpAddr, Neighbour>,
     len: AtomicUsize,
+    pending_octets: AtomicUsize,
 }
 
 impl Neighbours {
@@ -134,9 +138,21 @@ impl Neighbours {
     /// Lets a frame wait for `addr`. Returns the frame that had to give way, if one had to: the oldest
     /// of too many, or this one if nothing is known of `addr`.
     pub fn park(&self, addr: IpAddr, pending: Pending) -> Option<Pending> {
+        let octets = pending.frame.len();
+        if self.pending_octets.load(Relaxed) + octets > MAX_PENDING_OCTETS {
+            return Some(pending);
+        }
         let Some(mut known) = self.table.get_mut(&addr) else { return Some(pending) };
         known.pending.push(pending);
-        (known.pending.len() > MAX_PENDING).then(|| known.pending.remove(0))
+        self.pending_octets.fetch_add(octets, Relaxed);
+        let given_way = (known.pending.len() > MAX_PENDING).then(|| known.pending.remove(0));
+        self.no_longer_pending(given_way.as_slice());
+        given_way
+    }
+
+    fn no_longer_pending(&self, pending: &[Pending]) {
+        let octets: usize = pending.iter().map(|pending| pending.frame.len()).sum();
+        self.pending_octets.fetch_sub(octets, Relaxed);
     }
 
     /// Takes note that `addr` is at `mac`: `create` if the message was meant for us. Returns what
@@ -148,6 +164,7 @@ impl Neighbours {
                 known.mac = Some(mac);
                 known.confirmed = now;
                 known.attempts = 0;
+                self.no_longer_pending(&known.pending);
                 std::mem::take(&mut known.pending)
             }
             Slot::Vacant(slot) => {
@@ -176,8 +193,11 @@ impl Neighbours {
             attempts: 0,
             pending: Vec::new(),
         };
-        if self.table.insert(addr, known).is_none() {
-            self.len.fetch_add(1, Relaxed);
+        match self.table.insert(addr, known) {
+            Some(before) => self.no_longer_pending(&before.pending),
+            None => {
+                self.len.fetch_add(1, Relaxed);
+            }
         }
     }
 
@@ -192,6 +212,7 @@ impl Neighbours {
         self.table.retain(|addr, known| {
             if known.attempts > 0 && now >= known.asked + RETRANS_TIME {
                 if known.attempts >= MAX_SOLICIT {
+                    self.no_longer_pending(&known.pending);
                     failed.extend(known.pending.drain(..).map(|pending| (*addr, pending)));
                     self.len.fetch_sub(1, Relaxed);
                     return false;
@@ -225,6 +246,7 @@ impl Neighbours {
         self.table.retain(|_, known| {
             let keep = known.mac != Some(mac);
             if !keep {
+                self.no_longer_pending(&known.pending);
                 self.len.fetch_sub(1, Relaxed);
             }
             keep
@@ -287,6 +309,25 @@ mod tests {
         assert_eq!(table.park(ADDR, pending(4)).unwrap().frame, [1]);
         let waited = table.confirm(ADDR, MAC, false, T0);
         assert_eq!(waited.iter().map(|p| p.frame[0]).collect::<Vec<_>>(), [2, 3, 4]);
+    }
+
+    #[test]
+    fn what_waits_is_bounded_whoever_it_waits_for() {
+        let table = Neighbours::default();
+        let large = || Pending { frame: vec![0; 65_000], offload: Offload::NONE };
+        let mut parked = 0;
+        for n in 0..1000u32 {
+            let addr = IpAddr::V4(Ipv4Addr::from(0xc000_0200 + n));
+            table.resolve(addr, T0);
+            parked += usize::from(table.park(addr, large()).is_none());
+        }
+        assert_eq!(parked, MAX_PENDING_OCTETS / 65_000);
+        for second in 1..=3 {
+            table.handle_timeout(T0 + RETRANS_TIME * second, |_, _| ());
+        }
+        assert_eq!(table.pending_octets.load(Relaxed), 0);
+        table.resolve(ADDR, T0);
+        assert!(table.park(ADDR, large()).is_none(), "room again");
     }
 
     #[test]

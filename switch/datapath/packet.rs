@@ -291,7 +291,14 @@ pub fn is_martian_source(addr: IpAddr) -> bool {
                 || addr.is_loopback()
                 || addr.octets()[0] >= 240
         }
-        IpAddr::V6(addr) => addr.is_unspecified() || addr.is_multicast() || addr.is_loopback(),
+        // A mapped address never stands on a wire (RFC 4291 §2.5.5.2): to a socket it is an IPv4 one,
+        // the loopback's among them.
+        IpAddr::V6(addr) => {
+            addr.is_unspecified()
+                || addr.is_multicast()
+                || addr.is_loopback()
+                || addr.to_ipv4_mapped().is_some()
+        }
     }
 }
 

@@ -59,7 +59,9 @@ pub(crate) fn udp(
 ) {
     let Some(own_mac) = ctx.own_mac() else { return };
     let len = 8 + payload.len();
-    let Ok(wire_len) = u16::try_from(len) else {
+    // A client of the other family may send some octets more than fit behind this header.
+    let fits = header.octets() + len <= usize::from(u16::MAX);
+    let Some(wire_len) = u16::try_from(len).ok().filter(|_| fits) else {
         ctx.dp.gateway_counters().not_sent(DropReason::Oversized);
         return;
     };

@@ -66,7 +66,8 @@ impl Tcp {
                 break;
             }
             let whole_segments = (room / mss).max(1) * mss;
-            let want = room.min(whole_segments).min(MAX_PAYLOAD / mss * mss).max(1);
+            let longest = (MAX_PAYLOAD / mss).max(1).saturating_mul(mss).min(MAX_PAYLOAD);
+            let want = room.min(whole_segments).min(longest);
             match self.send_peeked(key, want as usize, ctx) {
                 Peeked::Octets(octets) => moved += octets,
                 Peeked::Nothing => break,
