@@ -241,9 +241,12 @@ fn a_page_that_nobody_serves_is_refused_and_not_left_hanging() {
     let args = ["run", "-p", "8080:80", "--", "sh", "-c", "echo up; exec sleep 600"];
     let silent = scene.start(args);
     silent.says("up");
+    assert!(!scene.listening().is_empty());
     let ended = scene.curl(&scene.world, &format!("http://{HOST}:8080/"));
-    // "Recv failure: Connection reset by peer" or "empty reply": curl(1), EXIT CODES.
-    assert!(matches!(ended.status.code(), Some(52 | 56)), "{ended:?}");
+    // A reset, which curl meets while it sends, while it waits for an answer, or, if it is quick
+    // enough, while it still connects: curl(1), EXIT CODES 56, 52 and 7.
+    assert!(matches!(ended.status.code(), Some(56 | 52 | 7)), "{ended:?}");
+    assert!(!ended.stderr.contains("timed out"), "{ended:?}");
     drop(silent);
     scene.is_clean();
 }
