@@ -124,7 +124,11 @@ fn a_container_that_sends_whatever_it_likes_disturbs_nobody() {
     for bad in ["bad1", "bad2"] {
         let of = stations.as_array().unwrap().iter().filter(|row| row["Endpoint"] == bad);
         let count = of.count();
-        assert!((2..=1024).contains(&count), "{count} stations of {bad}: {}", scene.json(["stats"]));
+        assert!(
+            (2..=1024).contains(&count),
+            "{count} stations of {bad}: {}",
+            scene.json(["stats"])
+        );
     }
     let good = stations.as_array().unwrap().iter().filter(|row| row["Endpoint"] == "good");
     assert_eq!(good.count(), 1, "nobody else is behind the good one's port");
