@@ -5,7 +5,7 @@
 //! entry, found by either tuple. Its state is made of atomics, so that whichever worker carries a
 //! packet can note it without a lock.
 
-use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering::AcqRel, Ordering::Relaxed};
 
 use smoltcp::time::{Duration, Instant};
 
@@ -20,6 +20,23 @@ pub struct Zone(pub u16);
 /// Who handles the packets of a flow, in terms of the caller; this crate only keeps it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Owner(pub u64);
+
+impl Owner {
+    /// Nobody: conntrack itself forgets the flow when it has been silent for its idle time.
+    pub const NONE: Self = Self(0);
+}
+
+/// Whose quota a flow counts against, in terms of the caller: a container's port, as a rule.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Account(pub u32);
+
+/// Where an entry stands to the table. It goes through these once, in order.
+#[repr(u8)]
+enum Phase {
+    Outside,
+    Tracked,
+    Ended,
+}
 
 /// One tracked flow.
 #[derive(Debug)]
@@ -37,8 +54,11 @@ pub struct Entry {
     owner: AtomicU64,
     /// Microseconds on the clock of the caller's [`Instant`].
     last_seen: AtomicI64,
+    reply_zone: Zone,
+    account: Account,
     state: AtomicU8,
     replied: AtomicU8,
+    phase: AtomicU8,
     packets: [AtomicU64; 2],
     octets: [AtomicU64; 2],
 }
@@ -59,13 +79,62 @@ impl Entry {
             from_inside,
             original,
             reply,
+            reply_zone: zone,
+            account: Account::default(),
             owner: AtomicU64::new(owner.0),
             last_seen: AtomicI64::new(now.total_micros()),
             state: AtomicU8::new(TcpState::None as u8),
             replied: AtomicU8::new(0),
+            phase: AtomicU8::new(Phase::Outside as u8),
             packets: Default::default(),
             octets: Default::default(),
         }
+    }
+
+    /// The same flow with its answers coming in by another network.
+    #[must_use]
+    pub const fn answered_in(self, zone: Zone) -> Self {
+        Self { reply_zone: zone, ..self }
+    }
+
+    /// The same flow, counted against `account`.
+    pub(crate) const fn charged_to(self, account: Account) -> Self {
+        Self { account, ..self }
+    }
+
+    /// The network its answers come in by.
+    pub const fn reply_zone(&self) -> Zone {
+        self.reply_zone
+    }
+
+    /// Whose quota it counts against.
+    pub const fn account(&self) -> Account {
+        self.account
+    }
+
+    /// The network and tuple by which a packet travelling that way is known.
+    pub const fn named(&self, travelling: Direction) -> (Zone, Tuple) {
+        match travelling {
+            Direction::Original => (self.zone, self.original),
+            Direction::Reply => (self.reply_zone, self.reply),
+        }
+    }
+
+    /// Whether conntrack finds it: false once it was removed, or dropped early to make room. An owner
+    /// that keeps entries beside its own state forgets those.
+    pub fn is_tracked(&self) -> bool {
+        self.phase.load(Relaxed) == Phase::Tracked as u8
+    }
+
+    /// Takes note that it is about to be found.
+    pub(crate) fn track(&self) {
+        self.phase.store(Phase::Tracked as u8, Relaxed);
+    }
+
+    /// Takes note that it is not to be found any more; true for the one caller that ends it.
+    pub(crate) fn end(&self) -> bool {
+        let (tracked, ended) = (Phase::Tracked as u8, Phase::Ended as u8);
+        self.phase.compare_exchange(tracked, ended, AcqRel, Relaxed).is_ok()
     }
 
     /// Who handles this flow's packets.

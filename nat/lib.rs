@@ -7,12 +7,14 @@
 
 pub mod conntrack;
 pub mod entry;
+mod index;
+mod roll;
 pub mod state;
 pub mod timeouts;
 pub mod tuple;
 
 pub use conntrack::{Conntrack, Found, InsertError};
-pub use entry::{Entry, Owner, Zone};
+pub use entry::{Account, Entry, Owner, Zone};
 pub use state::{Direction, TcpFlags, TcpState};
 pub use timeouts::{Profile, Timeouts};
 pub use tuple::{Protocol, TransportAddr, Tuple};

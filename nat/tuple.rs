@@ -127,6 +127,24 @@ impl Tuple {
         Self { protocol, src, dst }
     }
 
+    /// All of it in one run of octets with two of the caller's, for hashing: another tuple has others.
+    pub(crate) fn octets(self, prefix: u16) -> [u8; 40] {
+        let mut octets = [0; 40];
+        octets[..2].copy_from_slice(&prefix.to_ne_bytes());
+        octets[2] = self.protocol.number();
+        octets[4..6].copy_from_slice(&self.src.port.to_ne_bytes());
+        octets[6..8].copy_from_slice(&self.dst.port.to_ne_bytes());
+        let (src, dst) = octets[8..].split_at_mut(16);
+        for (at, addr) in [(src, self.src.addr), (dst, self.dst.addr)] {
+            match addr {
+                IpAddr::V4(addr) => at[..4].copy_from_slice(&addr.octets()),
+                IpAddr::V6(addr) => at.copy_from_slice(&addr.octets()),
+            }
+        }
+        octets[3] = u8::from(self.src.addr.is_ipv6()) | u8::from(self.dst.addr.is_ipv6()) << 1;
+        octets
+    }
+
     /// What an untranslated answer to this packet carries.
     #[must_use]
     pub const fn inverse(self) -> Self {

@@ -65,6 +65,9 @@ struct Settings {
     /// Most flows in the conntrack table
     #[arg(long, value_name = "N", default_value_t = 262_144)]
     max_tracked: usize,
+    /// Most of those of one container
+    #[arg(long, value_name = "N", default_value_t = 65_536)]
+    max_tracked_per_container: usize,
     /// Most flows with a host socket of their own, in all
     #[arg(long, value_name = "N", default_value_t = 65_536)]
     max_flows: usize,
@@ -142,6 +145,7 @@ impl Settings {
         let workers = worker::Config {
             workers: self.workers.map_or(processors, usize::from),
             max_tracked: self.max_tracked,
+            max_tracked_per_port: self.max_tracked_per_container,
             max_flows: self.max_flows,
             max_flows_per_port: self.max_flows_per_container,
             busy_poll: Duration::from_micros(self.busy_poll.into()),
@@ -154,6 +158,7 @@ impl Settings {
         let mut arguments: Vec<OsString> = vec![
             format!("--busy-poll={}", self.busy_poll).into(),
             format!("--max-tracked={}", self.max_tracked).into(),
+            format!("--max-tracked-per-container={}", self.max_tracked_per_container).into(),
             format!("--max-flows={}", self.max_flows).into(),
             format!("--max-flows-per-container={}", self.max_flows_per_container).into(),
         ];

@@ -22,7 +22,7 @@ use smoltcp::time::Instant;
 use crate::context::{Context, Readiness};
 use crate::deliver::{self, Datagram};
 use crate::errors;
-use crate::key::{Arena, Key, Kind};
+use crate::key::{Arena, Key, Kind, account};
 use crate::mapping::Mapping;
 use crate::quote;
 use crate::shared::Shared;
@@ -200,7 +200,8 @@ impl Datagrams {
         let reply = Tuple::new(tuple.protocol, answer_from, local);
         let entry =
             Entry::new(mapping.zone, Direction::Original, tuple, reply, mapping.key.into(), now);
-        let entry = conntrack.insert(entry).map_err(|_| DropReason::FlowLimit)?;
+        let account = account(mapping.zone, mapping.port);
+        let entry = conntrack.insert(account, entry).map_err(|_| DropReason::FlowLimit)?;
         flows.entries.push(Arc::clone(&entry));
         Ok(entry)
     }

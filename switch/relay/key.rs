@@ -4,8 +4,9 @@
 //! generation and a place in that worker's arena. The generation makes a word of something gone name
 //! nothing, instead of whatever took its place.
 
+use datapath::PortId;
 use mio::Token;
-use nat::Owner;
+use nat::{Account, Owner, Zone};
 use slab::Slab;
 
 /// What a key names.
@@ -95,6 +96,11 @@ impl From<Token> for Key {
     fn from(token: Token) -> Self {
         Self(token.0 as u64)
     }
+}
+
+/// Whose quota of conntrack a port's flows count against.
+pub(crate) fn account(zone: Zone, port: PortId) -> Account {
+    Account(u32::from(zone.0) << 16 | u32::from(port.0))
 }
 
 /// Things of one kind, named by [`Key`]s.

@@ -22,7 +22,7 @@ use smoltcp::time::Instant;
 
 use crate::context::Context;
 use crate::deliver::{self, Datagram};
-use crate::key::{Arena, Key, Kind};
+use crate::key::{Arena, Key, Kind, account};
 use crate::published::{Publication, Published, Socket, TcpPublished, UdpPublished};
 use crate::shared::Shared;
 use crate::socket;
@@ -283,6 +283,7 @@ fn admit(
     let inside = published.publication.inside_for(client.addr).ok_or(DropReason::NoRoute)?;
     let outside =
         ctx.as_seen_inside(client, original.dst.addr, inside.addr).ok_or(DropReason::NoRoute)?;
+    let account = account(ctx.zone(), published.publication.port);
     let mut clients = published.clients();
     if clients.len() >= MAX_CLIENTS {
         return Err(DropReason::FlowLimit);
@@ -295,13 +296,13 @@ fn admit(
         };
         let reply = Tuple::new(Protocol::Udp, inside, TransportAddr::new(outside.addr, port));
         let entry = Entry::new(ctx.zone(), Direction::Reply, original, reply, key.into(), ctx.now);
-        match conntrack.insert(entry) {
+        match conntrack.insert(account, entry) {
             Ok(entry) => {
                 clients.push(Arc::clone(&entry));
                 return Ok(entry);
             }
             Err(InsertError::Clash) => {}
-            Err(InsertError::Full) => break,
+            Err(InsertError::Full | InsertError::Quota) => break,
         }
     }
     Err(DropReason::FlowLimit)

@@ -22,6 +22,8 @@ pub struct Config {
     pub workers: usize,
     /// Most flows in the conntrack table.
     pub max_tracked: usize,
+    /// Most of those of one container; at its bound, its flow that has waited longest for an answer goes.
+    pub max_tracked_per_port: usize,
     /// Most flows with a host socket of their own, in all.
     pub max_flows: usize,
     /// Most of those of one container.

@@ -78,7 +78,10 @@ impl Switch {
         if config.workers == 0 || config.workers > 255 {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "1 to 255 workers"));
         }
-        let conntrack = Arc::new(Conntrack::new(config.max_tracked, Profile::Rfc));
+        let conntrack = Arc::new(
+            Conntrack::new(config.max_tracked, Profile::Rfc)
+                .with_quota(config.max_tracked_per_port),
+        );
         let limits = Arc::new(Limits::new(config.max_flows, config.max_flows_per_port));
         let shared = Arc::new(Shared::new(limits));
         let (events, told) = unbounded();

@@ -29,7 +29,7 @@ const ARROWS: [(&str, &[&str]); 8] = [
 
 /// What the pure crates may lean on: maps, codecs, derives. A crate that opens anything has no place here.
 const PURE: [(&str, &[&str]); 2] =
-    [("nat", &["dashmap", "smoltcp"]), ("datapath", &["dashmap", "nat", "smoltcp"])];
+    [("nat", &["dashmap", "hashbrown", "smoltcp"]), ("datapath", &["dashmap", "nat", "smoltcp"])];
 
 /// What a pure crate's source never names.
 const IMPURE: [&[&str]; 12] = [

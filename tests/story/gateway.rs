@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use datapath::{Decision, DropReason, NetworkConfig, Uplink};
-use nat::{Direction, Entry, Owner, Protocol, TransportAddr, Tuple, Zone};
+use nat::{Account, Direction, Entry, Owner, Protocol, TransportAddr, Tuple, Zone};
 use pnet::packet::tcp::TcpFlags;
 use smoltcp::time::Duration;
 
@@ -227,7 +227,7 @@ fn a_packet_of_a_known_flow_goes_to_its_owner_in_its_direction_as_long_as_it_may
             Owner(owner),
             lab.now,
         );
-        lab.network.conntrack.insert(entry).unwrap();
+        lab.network.conntrack.insert(Account(1), entry).unwrap();
         let header = ip(ALICE.addr(v6), WORLD.addr(v6));
         let outcome = lab.inject(P1, &up(&header.udp(4000, 53, b"again")));
         let Decision::Flow(to, direction, _) = outcome.decision() else {
@@ -250,7 +250,10 @@ fn the_same_tuple_of_another_network_is_another_flow() {
     let original = Tuple::new(Protocol::Udp, src, dst);
     let elsewhere =
         Entry::new(Zone(2), Direction::Original, original, original.inverse(), Owner(1), lab.now);
-    lab.network.conntrack.insert(Arc::into_inner(Arc::new(elsewhere)).unwrap()).unwrap();
+    lab.network
+        .conntrack
+        .insert(Account(1), Arc::into_inner(Arc::new(elsewhere)).unwrap())
+        .unwrap();
     lab.inject(P1, &up(&ip(ALICE.v4, WORLD.v4).udp(1, 2, b""))).for_uplink();
 }
 

@@ -2,7 +2,7 @@
 
 use datapath::fdb::Learned;
 use datapath::{DropReason, MacAddr, NetworkConfig, PortId, Step, Uplink};
-use nat::{Direction, Entry, Owner, Protocol, TransportAddr, Tuple, Zone};
+use nat::{Account, Direction, Entry, Owner, Protocol, TransportAddr, Tuple, Zone};
 
 use crate::lab::{Lab, P1, P2, config};
 use crate::wire::{ALICE, BOB, GATEWAY, NOBODY, WORLD, arp_request, framed, hello, ip};
@@ -24,7 +24,7 @@ fn each_way_of_a_frame_explains_itself_step_by_step() {
         TransportAddr::new(WORLD.v4.into(), 53),
     );
     let entry = Entry::new(Zone(1), Direction::Original, flow, flow.inverse(), Owner(1), lab.now);
-    lab.network.conntrack.insert(entry).unwrap();
+    lab.network.conntrack.insert(Account(1), entry).unwrap();
     let up = |packet: &[u8]| framed(ALICE.mac, GATEWAY.mac, packet);
     let (dst, direction) = (WORLD.v4.into(), Direction::Original);
     let world = |packet: crate::wire::Ip| up(&packet.udp(4001, 53, b""));

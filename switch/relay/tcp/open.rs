@@ -21,7 +21,7 @@ use super::seq::Seq;
 use super::table::{RST_ACK, SYN, SYN_ACK, Tcp, own_mss};
 use crate::context::Context;
 use crate::errors;
-use crate::key::Key;
+use crate::key::{Key, account};
 use crate::quote;
 use crate::socket;
 
@@ -78,7 +78,10 @@ impl Tcp {
         let local = stream.local_addr().map_or(tuple.src, TransportAddr::from);
         let reply = Tuple::new(Protocol::Tcp, tuple.dst, local);
         let entry = Entry::new(zone, Direction::Original, tuple, reply, key.into(), ctx.now);
-        let entry = ctx.dp.network().conntrack.insert(entry).map_err(|_| DropReason::FlowLimit)?;
+        let conntrack = &ctx.dp.network().conntrack;
+        let entry = conntrack
+            .insert(account(zone, received.port), entry)
+            .map_err(|_| DropReason::FlowLimit)?;
         let mut flow = Flow::new(Birth {
             zone,
             port: received.port,
@@ -110,7 +113,7 @@ impl Tcp {
         };
         let key = self.flows.next_key();
         let original = Tuple::new(Protocol::Tcp, peer.into(), local.into());
-        let entry = self.claim_outside(original, inside, key, ctx).inspect_err(|_| {
+        let entry = self.claim_outside(original, (port, inside), key, ctx).inspect_err(|_| {
             socket::abort_on_close(&stream);
         })?;
         let outside = entry.reply.dst;
@@ -140,7 +143,7 @@ impl Tcp {
     fn claim_outside(
         &mut self,
         original: Tuple,
-        inside: TransportAddr,
+        (bridge_port, inside): (PortId, TransportAddr),
         key: Key,
         ctx: &Context<'_>,
     ) -> Result<Arc<Entry>, DropReason> {
@@ -157,10 +160,10 @@ impl Tcp {
             let reply = Tuple::new(Protocol::Tcp, inside, seen);
             let entry =
                 Entry::new(ctx.zone(), Direction::Reply, original, reply, key.into(), ctx.now);
-            match conntrack.insert(entry) {
+            match conntrack.insert(account(ctx.zone(), bridge_port), entry) {
                 Ok(entry) => return Ok(entry),
                 Err(InsertError::Clash) => {}
-                Err(InsertError::Full) => return Err(DropReason::FlowLimit),
+                Err(InsertError::Full | InsertError::Quota) => return Err(DropReason::FlowLimit),
             }
         }
         Err(DropReason::FlowLimit)

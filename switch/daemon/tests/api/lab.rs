@@ -62,6 +62,7 @@ pub(crate) fn be_the_daemon() -> ExitCode {
         workers: worker::Config {
             workers: 2,
             max_tracked: 4096,
+            max_tracked_per_port: 4096,
             max_flows: 1024,
             max_flows_per_port: 512,
             busy_poll: Duration::ZERO,
