@@ -15,12 +15,13 @@
 //!   target ─▶ named ─▶ namespace ───────▶ link     who is meant, and the descriptor that is it
 //!
 //!   endpoint: what is wanted, and what it then is     wire: to the child and back
-//!   ifname, sockopt, ioctl: system calls made safe    error: in whose words
+//!   ifname, sockopt, datagram, ioctl: system calls made safe    error: in whose words
 //! ```
 
 mod attach;
 mod child;
 mod command;
+pub mod datagram;
 mod endpoint;
 mod error;
 mod ifname;
