@@ -7,35 +7,36 @@
 
 use std::collections::VecDeque;
 use std::net::{SocketAddr, UdpSocket};
-use std::os::fd::AsRawFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
-use datapath::emit::IpHeader;
-use datapath::{DropReason, Gso, IcmpError, Packet, PortId, Received};
+use datapath::{DropReason, IcmpError, Packet, PortId, Received};
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use nat::{Conntrack, Direction, Entry, Protocol, TransportAddr, Tuple, Zone};
+use netns::datagram::Along;
 use nix::errno::Errno;
-use nix::sys::socket::SockaddrStorage;
 use smoltcp::time::Instant;
 
 use crate::context::{Context, Readiness};
-use crate::deliver::{self, Datagram};
+use crate::deliver::{self, Datagram, Inlet};
 use crate::errors;
 use crate::key::{Arena, Key, Kind, account};
 use crate::mapping::Mapping;
+use crate::outlet::{self, Outlet, Trouble};
 use crate::quote;
 use crate::shared::Shared;
 use crate::socket;
+use crate::train::{Load, Train};
 
-/// Datagrams read from one socket before others get their turn.
+/// Datagrams or trains read from one socket before others get their turn.
 const SHARE: usize = 64;
 
 /// Far sides one inside address and port may speak to at a time.
-const MAX_FLOWS_PER_MAPPING: usize = 4096;
+const MAX_FLOWS_PER_MAPPING: usize = 65_536;
 
-/// Octets of the largest datagram, its IP header not counted.
-const MAX_DATAGRAM: usize = 65_535;
+/// Mappings tried for one packet: one that is about to close is left to close.
+const ATTEMPTS: usize = 3;
 
 /// The mappings of one worker.
 #[derive(Debug)]
@@ -45,8 +46,8 @@ pub(crate) struct Datagrams {
     shared: Arc<Shared>,
     registry: Registry,
     backlog: VecDeque<(Zone, Key)>,
-    /// What is read next; a datagram whole.
-    buffer: Box<[u8]>,
+    inlet: Inlet,
+    train: Train<(Arc<Mapping>, Arc<Entry>)>,
 }
 
 impl Datagrams {
@@ -57,7 +58,8 @@ impl Datagrams {
             shared,
             registry,
             backlog: VecDeque::new(),
-            buffer: vec![0; MAX_DATAGRAM].into_boxed_slice(),
+            inlet: Inlet::default(),
+            train: Train::default(),
         }
     }
 
@@ -70,7 +72,11 @@ impl Datagrams {
     }
 
     pub(crate) fn next_queued(&mut self) -> Option<(Zone, Key)> {
-        self.backlog.pop_front()
+        let (zone, key) = self.backlog.pop_front()?;
+        if let Some(mapping) = self.arena(key.kind()).get(key) {
+            mapping.outlet.queued.store(false, Relaxed);
+        }
+        Some((zone, key))
     }
 
     fn arena(&mut self, kind: Option<Kind>) -> &mut Arena<Arc<Mapping>> {
@@ -90,46 +96,91 @@ impl Datagrams {
         tuple: Tuple,
         ctx: &mut Context<'_>,
     ) -> Result<(), DropReason> {
-        let mapping = self.mapping(received, packet, tuple, ctx)?;
-        let conntrack = Arc::clone(&ctx.dp.network().conntrack);
-        let entry = match conntrack.entry(mapping.zone, tuple) {
-            Some(entry) => entry,
-            None => self.join(&mapping, tuple, &conntrack, ctx.now)?,
-        };
-        entry.note(Direction::Original, 1, packet.ip_len() as u64, ctx.now);
-        let octets = packet.transport(received.frame);
-        // A UDP datagram is as long as its header says; an echo request is sent with its header, in
-        // which the kernel puts the socket's own identifier.
-        let payload = match tuple.protocol {
-            Protocol::Udp if received.offload.gso == Gso::None => {
-                let len = usize::from(u16::from_be_bytes([octets[4], octets[5]]));
-                &octets[8..len]
-            }
-            Protocol::Udp => &octets[8..],
-            _ => octets,
-        };
-        let to = match tuple.protocol {
-            Protocol::Udp => SocketAddr::from(tuple.dst),
-            _ => SocketAddr::new(tuple.dst.addr, 0),
-        };
-        let mut sent = mapping.send(to, payload, packet, received.offload);
-        if sent.is_err() {
-            // An error of an earlier datagram is reported by the next call (ip(7), IP_RECVERR): take
-            // note of it, and send.
-            Self::take_errors(&mapping, ctx);
-            sent = mapping.send(to, payload, packet, received.offload);
+        if tuple.protocol != Protocol::Udp {
+            return self.echo_request(received, packet, tuple, ctx);
         }
+        let load = Load::of(packet, received.frame, received.offload);
+        if self.train.join(tuple, packet, load) {
+            return Ok(());
+        }
+        self.send_train(ctx);
+        let via = self.flow(received, packet, tuple, ctx)?;
+        self.train.begin(via, tuple, packet, load);
+        Ok(())
+    }
+
+    /// Sends on the datagrams that wait for more of their kind.
+    pub(crate) fn send_train(&mut self, ctx: &mut Context<'_>) {
+        let Some((head, payload)) = self.train.take() else { return };
+        let (mapping, entry) = &head.via;
+        entry.note(Direction::Original, head.datagrams as u64, head.ip_octets as u64, ctx.now);
+        let to = SocketAddr::from(head.tuple.dst);
+        mapping.outlet.send_train(to, (&head, payload), None, |trouble| match trouble {
+            Trouble::Earlier => Self::take_errors(mapping, ctx),
+            Trouble::Failed(errno, len) => {
+                ctx.dp.gateway_counters().not_sent(DropReason::HostSendFailed);
+                tell_failed(errno, head.tuple, to, len, ctx);
+            }
+        });
+    }
+
+    fn echo_request(
+        &mut self,
+        received: &Received<'_>,
+        packet: &Packet,
+        tuple: Tuple,
+        ctx: &mut Context<'_>,
+    ) -> Result<(), DropReason> {
+        let request = if tuple.protocol == Protocol::Icmp { (8, 0) } else { (128, 0) };
+        if packet.icmp(received.frame) != Some(request) {
+            return Err(DropReason::NoFlow);
+        }
+        let (mapping, entry) = self.flow(received, packet, tuple, ctx)?;
+        entry.note(Direction::Original, 1, packet.ip_len() as u64, ctx.now);
+        // It is sent with its header, in which the kernel puts the socket's own identifier.
+        let message = packet.transport(received.frame);
+        let to = SocketAddr::new(tuple.dst.addr, 0);
+        let along = Along {
+            hop_limit: Some(packet.hop_limit - 1),
+            traffic_class: packet.traffic_class,
+            ..Along::default()
+        };
+        let send = || mapping.outlet.send(to, message, &along, !packet.dont_fragment);
+        let sent = send().or_else(|_| {
+            // An error of an earlier request is reported by the next call: take note of it, and send.
+            Self::take_errors(&mapping, ctx);
+            send()
+        });
         sent.map_err(|errno| {
-            let what = match errno {
-                Errno::EMSGSIZE => Some(IcmpError::TooBig(u32::from(ctx.dp.config().mtu.0))),
-                Errno::EAGAIN | Errno::ENOBUFS => None,
-                errno => errors::icmp_for(errno),
-            };
-            if let Some(what) = what {
+            if let Some(what) = outlet::as_icmp(errno, to, ctx.dp.config().mtu.0) {
                 ctx.dp.tell(received, packet, what, ctx.now, ctx.out);
             }
             DropReason::HostSendFailed
         })
+    }
+
+    /// The flow of a packet, entered now if it is new. Its sender is told if it may not be.
+    fn flow(
+        &mut self,
+        received: &Received<'_>,
+        packet: &Packet,
+        tuple: Tuple,
+        ctx: &mut Context<'_>,
+    ) -> Result<(Arc<Mapping>, Arc<Entry>), DropReason> {
+        let conntrack = Arc::clone(&ctx.dp.network().conntrack);
+        for _ in 0..ATTEMPTS {
+            let mapping = self.mapping(received, packet, tuple, ctx)?;
+            if let Some(entry) = conntrack.entry(mapping.zone, tuple) {
+                return Ok((mapping, entry));
+            }
+            match Self::join(&mapping, tuple, &conntrack, ctx.now) {
+                Join::Entered(entry) => return Ok((mapping, entry)),
+                Join::Closing => self.forget(&mapping),
+                Join::Refused => break,
+            }
+        }
+        ctx.dp.tell(received, packet, IcmpError::AdminProhibited, ctx.now, ctx.out);
+        Err(DropReason::FlowLimit)
     }
 
     /// The mapping of the packet's source, made now if there is none.
@@ -144,16 +195,19 @@ impl Datagrams {
         if let Some(known) = self.shared.mappings.get(&name) {
             return Ok(Arc::clone(&known));
         }
-        let Some(lease) = self.shared.limits.lease(ctx.zone(), received.port) else {
+        let owner = (ctx.zone(), received.port);
+        let Some(lease) = self.shared.limits.lease(owner.0, owner.1) else {
             ctx.dp.tell(received, packet, IcmpError::AdminProhibited, ctx.now, ctx.out);
             return Err(DropReason::FlowLimit);
         };
-        let inside = SocketAddr::from(tuple.src);
         let opened = match tuple.protocol {
-            Protocol::Udp => socket::udp(inside),
-            _ => socket::ping(inside),
+            Protocol::Udp => {
+                let ports = self.shared.ports.candidates(owner.0, owner.1, tuple.src.port);
+                socket::udp(tuple.src.addr, ports)
+            }
+            _ => socket::ping(SocketAddr::from(tuple.src)),
         };
-        let fd = opened.map_err(|_| {
+        let (fd, outside_port) = opened.map_err(|_| {
             ctx.dp.tell(received, packet, IcmpError::AdminProhibited, ctx.now, ctx.out);
             match tuple.protocol {
                 Protocol::Udp => DropReason::NoSocket,
@@ -163,10 +217,11 @@ impl Datagrams {
         let kind = if tuple.protocol == Protocol::Udp { Kind::Udp } else { Kind::Echo };
         let arena = self.arena(Some(kind));
         let key = arena.next_key();
-        let owner = (ctx.zone(), received.port);
-        let mapping = Arc::new(Mapping::new(key, owner, tuple.protocol, tuple.src, fd, lease));
+        let inside = (tuple.protocol, tuple.src);
+        let outside = (Outlet::new(fd), outside_port);
+        let mapping = Arc::new(Mapping::new(key, owner, inside, outside, lease));
         arena.insert(Arc::clone(&mapping));
-        let raw = mapping.fd.as_raw_fd();
+        let raw = mapping.outlet.raw_fd();
         if self
             .registry
             .register(&mut SourceFd(&raw), Token::from(key), Interest::READABLE)
@@ -181,18 +236,15 @@ impl Datagrams {
     }
 
     /// Enters a new far side in conntrack and in its mapping.
-    fn join(
-        &self,
-        mapping: &Arc<Mapping>,
-        tuple: Tuple,
-        conntrack: &Conntrack,
-        now: Instant,
-    ) -> Result<Arc<Entry>, DropReason> {
-        let mut flows = mapping.flows();
-        if flows.closed || flows.entries.len() >= MAX_FLOWS_PER_MAPPING {
-            return Err(DropReason::FlowLimit);
-        }
+    fn join(mapping: &Mapping, tuple: Tuple, conntrack: &Conntrack, now: Instant) -> Join {
         let local = Self::local_towards(mapping, tuple.dst.into());
+        let mut flows = mapping.flows();
+        if flows.closed {
+            return Join::Closing;
+        }
+        if flows.len() >= MAX_FLOWS_PER_MAPPING {
+            return Join::Refused;
+        }
         let answer_from = match tuple.protocol {
             Protocol::Udp => tuple.dst,
             _ => TransportAddr::new(tuple.dst.addr, local.port),
@@ -201,23 +253,20 @@ impl Datagrams {
         let entry =
             Entry::new(mapping.zone, Direction::Original, tuple, reply, mapping.key.into(), now);
         let account = account(mapping.zone, mapping.port);
-        let entry = conntrack.insert(account, entry).map_err(|_| DropReason::FlowLimit)?;
-        flows.entries.push(Arc::clone(&entry));
-        Ok(entry)
+        let Ok(entry) = conntrack.insert(account, entry) else { return Join::Refused };
+        flows.add(Arc::clone(&entry));
+        Join::Entered(entry)
     }
 
     /// The address the host sends from towards `to`: what a connected socket would say.
     fn local_towards(mapping: &Mapping, to: SocketAddr) -> TransportAddr {
-        let port = nix::sys::socket::getsockname::<SockaddrStorage>(mapping.fd.as_raw_fd())
-            .ok()
-            .and_then(|addr| socket::to_std(&addr))
-            .map_or(0, |addr| addr.port());
         let unspecified = socket::unspecified(to.ip());
         let routed = UdpSocket::bind((unspecified, 0)).and_then(|probe| {
             probe.connect(SocketAddr::new(to.ip(), to.port().max(1)))?;
             probe.local_addr()
         });
-        TransportAddr::new(routed.map_or(unspecified, |addr| addr.ip()), port)
+        let addr = routed.map_or(unspecified, |addr| addr.ip());
+        TransportAddr::new(addr, mapping.outside_port)
     }
 
     /// A mapping's socket has datagrams or errors.
@@ -227,8 +276,14 @@ impl Datagrams {
             Self::take_errors(&mapping, ctx);
         }
         for _ in 0..SHARE {
-            match deliver::receive(&mapping.fd, &mut self.buffer) {
-                Ok(datagram) => Self::inbound(&mapping, &datagram, &self.buffer, ctx),
+            match self.inlet.receive(&mapping.outlet.fd) {
+                Ok(datagram) => {
+                    let payload = self.inlet.payload(&datagram);
+                    if let Err(reason) = Self::inbound(&mapping, &datagram, payload, ctx) {
+                        let dropped = 0..datagram.count();
+                        dropped.for_each(|_| ctx.dp.gateway_counters().not_sent(reason));
+                    }
+                }
                 Err(Errno::EAGAIN) => return,
                 Err(Errno::EINTR) => {}
                 Err(_) => Self::take_errors(&mapping, ctx),
@@ -237,47 +292,59 @@ impl Datagrams {
                 break;
             }
         }
-        self.backlog.push_back((mapping.zone, key));
+        if !mapping.outlet.queued.swap(true, Relaxed) {
+            self.backlog.push_back((mapping.zone, key));
+        }
     }
 
-    /// A datagram from outside.
-    fn inbound(mapping: &Mapping, datagram: &Datagram, buffer: &[u8], ctx: &mut Context<'_>) {
-        let payload = &buffer[..datagram.len];
+    /// A datagram from outside, or a train of them.
+    fn inbound(
+        mapping: &Mapping,
+        datagram: &Datagram,
+        payload: &[u8],
+        ctx: &mut Context<'_>,
+    ) -> Result<(), DropReason> {
         let from = match mapping.protocol {
             Protocol::Udp => datagram.from.into(),
             _ => TransportAddr::new(datagram.from.ip(), mapping.inside.port),
         };
-        if !Self::admit(mapping, from, payload.len(), ctx) {
-            ctx.dp.gateway_counters().not_sent(DropReason::Filtered);
-            return;
+        if !Self::admit(mapping, from, datagram, ctx) {
+            return Err(DropReason::Filtered);
         }
-        let header = IpHeader {
-            // One hop: the one through us.
-            hop_limit: datagram.hop_limit.saturating_sub(1).max(1),
-            identification: Some(ctx.dp.network().next_identification()),
-            ..IpHeader::new(from.addr, mapping.inside.addr, mapping.protocol.number())
-        };
+        let inside = mapping.inside;
+        let header = datagram.header(from.addr, inside.addr, mapping.protocol.number());
         match mapping.protocol {
-            Protocol::Udp => deliver::udp(&header, from.port, mapping.inside.port, payload, ctx),
-            _ => deliver::echo(&header, mapping.inside.port, payload, ctx),
+            Protocol::Udp => {
+                let ports = (from.port, inside.port);
+                deliver::udp(&header, ports, (payload, datagram.size), ctx);
+                Ok(())
+            }
+            _ => deliver::echo(&header, inside.port, payload, ctx),
         }
     }
 
-    /// Whether the container has sent to that far side's address before; if to that very port too, the
-    /// flow takes note of its answer. An answer does not keep the mapping alive (RFC 4787 REQ-6).
-    fn admit(mapping: &Mapping, from: TransportAddr, len: usize, ctx: &Context<'_>) -> bool {
+    /// Whether the container has sent to that far side's address before (RFC 4787 REQ-8); if to that very
+    /// port too, the flow takes note of its answer. An answer does not keep the mapping alive (REQ-6).
+    fn admit(
+        mapping: &Mapping,
+        from: TransportAddr,
+        datagram: &Datagram,
+        ctx: &Context<'_>,
+    ) -> bool {
         let conntrack = &ctx.dp.network().conntrack;
         let original = Tuple::new(mapping.protocol, mapping.inside, from);
         if let Some(entry) = conntrack.entry(mapping.zone, original) {
-            entry.count(Direction::Reply, 1, (len + 28) as u64);
+            let (count, octets) = (datagram.count() as u64, datagram.ip_octets() as u64);
+            entry.count(Direction::Reply, count, octets);
             return true;
         }
-        mapping.flows().entries.iter().any(|entry| entry.original.dst.addr == from.addr)
+        mapping.flows().lead_to(from.addr)
     }
 
     /// Tells the container what the error queue has.
     fn take_errors(mapping: &Mapping, ctx: &mut Context<'_>) {
-        for error in errors::read(&mapping.fd) {
+        // What our own kernel would not send, whoever wanted to send it was told at once.
+        for error in errors::read(&mapping.outlet.fd).filter(|error| !error.is_refusal()) {
             let (Some(dst), Some(what)) = (error.dst, error.as_icmp_for(mapping.protocol)) else {
                 continue;
             };
@@ -296,14 +363,14 @@ impl Datagrams {
         let timeouts = conntrack.timeouts();
         let idle = self.all(|mapping| {
             let mut flows = mapping.flows();
-            flows.entries.retain(|entry| {
-                let alive = entry.expires_at(timeouts) > now;
+            let any = flows.keep(|entry| {
+                let alive = entry.is_tracked() && entry.expires_at(timeouts) > now;
                 if !alive {
                     conntrack.remove(entry);
                 }
                 alive
             });
-            flows.closed = flows.entries.is_empty();
+            flows.closed = !any;
             flows.closed
         });
         idle.into_iter().for_each(|key| self.close(key, conntrack));
@@ -317,6 +384,15 @@ impl Datagrams {
         over.into_iter().for_each(|key| self.close(key, conntrack));
     }
 
+    /// Gives up the mapping that holds a UDP port of the host, for somebody with a better claim to it;
+    /// the container's next datagram makes another.
+    pub(crate) fn give_up_port(&mut self, v4: bool, port: u16, conntrack: &Conntrack) {
+        let holders = self
+            .udp
+            .keys(|mapping| mapping.outside_port == port && mapping.inside.addr.is_ipv4() == v4);
+        holders.into_iter().for_each(|key| self.close(key, conntrack));
+    }
+
     fn all(&self, mut which: impl FnMut(&Mapping) -> bool) -> Vec<Key> {
         let mut keys = self.udp.keys(|mapping| which(mapping));
         keys.extend(self.echo.keys(|mapping| which(mapping)));
@@ -327,11 +403,43 @@ impl Datagrams {
         let Some(mapping) = self.arena(key.kind()).remove(key) else { return };
         let mut flows = mapping.flows();
         flows.closed = true;
-        flows.entries.drain(..).for_each(|entry| conntrack.remove(&entry));
+        flows.keep(|entry| {
+            conntrack.remove(entry);
+            false
+        });
         drop(flows);
-        let name = (mapping.zone, mapping.protocol, mapping.inside);
-        self.shared.mappings.remove_if(&name, |_, held| Arc::ptr_eq(held, &mapping));
+        self.forget(&mapping);
         // Others may hold the socket a moment longer; it must not wake us any more.
-        let _ = self.registry.deregister(&mut SourceFd(&mapping.fd.as_raw_fd()));
+        let _ = self.registry.deregister(&mut SourceFd(&mapping.outlet.raw_fd()));
+    }
+
+    /// Sees to it that nobody finds this mapping any more.
+    fn forget(&self, mapping: &Arc<Mapping>) {
+        let name = (mapping.zone, mapping.protocol, mapping.inside);
+        self.shared.mappings.remove_if(&name, |_, held| Arc::ptr_eq(held, mapping));
+    }
+}
+
+/// What came of a new far side.
+enum Join {
+    Entered(Arc<Entry>),
+    /// The mapping is about to close.
+    Closing,
+    /// There is no room.
+    Refused,
+}
+
+/// Tells a container of a datagram of its own the host would not send: `tuple` and the octets of its
+/// payload.
+pub(crate) fn tell_failed(
+    errno: Errno,
+    tuple: Tuple,
+    to: SocketAddr,
+    len: usize,
+    ctx: &mut Context<'_>,
+) {
+    if let Some(what) = outlet::as_icmp(errno, to, ctx.dp.config().mtu.0) {
+        let quoted = quote::packet(tuple.protocol, tuple.src, tuple.dst, &quote::datagram(len));
+        ctx.dp.tell_about(tuple.src.addr, None, what, &quoted, ctx.now, ctx.out);
     }
 }

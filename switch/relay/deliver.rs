@@ -1,70 +1,174 @@
 //! Datagrams: read from a host socket, delivered to a container.
+//!
+//! A socket with `UDP_GRO` (udp(7)) gives a train of datagrams at once, which goes on as one frame to be
+//! cut by whoever needs it cut; a datagram longer than the container's MTU goes in fragments.
 
 use std::io::IoSliceMut;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use datapath::emit::{self, IpHeader};
 use datapath::{DropReason, Offload};
 use nix::errno::Errno;
+use nix::libc;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg};
 
 use crate::context::Context;
 use crate::socket;
 
-/// A datagram read from a host socket, its payload apart.
+/// Octets of the largest datagram or train, its IP header not counted.
+const MAX_DATAGRAM: usize = 65_535;
+
+/// Datagrams of one frame to a container (`UDP_MAX_SEGMENTS` was 64 up to Linux 6.8).
+const MAX_SEGMENTS: usize = 64;
+
+/// A datagram read from a host socket, or a train of them from one sender.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Datagram {
     pub(crate) from: SocketAddr,
+    /// Octets of payload in all.
     pub(crate) len: usize,
+    /// Octets of each but the last, which may be shorter.
+    pub(crate) size: usize,
+    /// TTL or hop limit as it came.
     pub(crate) hop_limit: u8,
-    /// The address it was sent to, where the socket tells.
-    pub(crate) to: Option<IpAddr>,
+    pub(crate) traffic_class: u8,
+    /// Where to answer from: the address and interface it came by, where the socket tells.
+    pub(crate) used: Option<(IpAddr, u32)>,
 }
 
-/// Reads one datagram.
-pub(crate) fn receive(fd: &OwnedFd, buffer: &mut [u8]) -> Result<Datagram, Errno> {
-    let mut control = nix::cmsg_space!([i32; 4], [nix::libc::in6_pktinfo; 2]);
-    let mut slices = [IoSliceMut::new(buffer)];
-    let flags = MsgFlags::MSG_DONTWAIT;
-    let message =
-        recvmsg::<SockaddrStorage>(fd.as_raw_fd(), &mut slices, Some(&mut control), flags)?;
-    let from = message.address.as_ref().and_then(socket::to_std).ok_or(Errno::EINVAL)?;
-    let mut datagram =
-        Datagram { from, len: message.bytes, hop_limit: emit::DEFAULT_TTL, to: None };
-    for control in message.cmsgs()? {
-        match control {
-            ControlMessageOwned::Ipv4Ttl(ttl) | ControlMessageOwned::Ipv6HopLimit(ttl) => {
-                datagram.hop_limit = u8::try_from(ttl).unwrap_or(emit::DEFAULT_TTL);
-            }
-            ControlMessageOwned::Ipv4PacketInfo(info) => {
-                datagram.to = Some(info.ipi_addr.s_addr.to_ne_bytes().into());
-            }
-            ControlMessageOwned::Ipv6PacketInfo(info) => {
-                datagram.to = Some(info.ipi6_addr.s6_addr.into());
-            }
-            _ => {}
+impl Datagram {
+    /// How many datagrams it is.
+    pub(crate) fn count(&self) -> usize {
+        self.len.div_ceil(self.size.max(1)).max(1)
+    }
+
+    /// Octets of IP, had each come by itself.
+    pub(crate) fn ip_octets(&self) -> usize {
+        self.len + self.count() * if self.from.is_ipv4() { 28 } else { 48 }
+    }
+
+    /// The header it has inside, one hop older.
+    pub(crate) fn header(&self, src: IpAddr, dst: IpAddr, protocol: u8) -> IpHeader {
+        IpHeader {
+            hop_limit: self.hop_limit.saturating_sub(1).max(1),
+            traffic_class: self.traffic_class,
+            ..IpHeader::new(src, dst, protocol)
         }
     }
-    Ok(datagram)
 }
 
-/// Sends a UDP datagram to the container, in fragments if it is longer than the MTU.
+/// What one worker reads datagrams into.
+#[derive(Debug)]
+pub(crate) struct Inlet {
+    octets: Box<[u8]>,
+    control: Vec<u8>,
+}
+
+impl Default for Inlet {
+    fn default() -> Self {
+        Self {
+            octets: vec![0; MAX_DATAGRAM].into_boxed_slice(),
+            control: nix::cmsg_space!(
+                [libc::c_int; 1],
+                [u8; 1],
+                [libc::c_int; 1],
+                libc::in6_pktinfo
+            ),
+        }
+    }
+}
+
+impl Inlet {
+    /// Reads one datagram or train.
+    pub(crate) fn receive(&mut self, fd: &OwnedFd) -> Result<Datagram, Errno> {
+        let mut slices = [IoSliceMut::new(&mut self.octets)];
+        let flags = MsgFlags::MSG_DONTWAIT;
+        let control = Some(&mut self.control[..]);
+        let message = recvmsg::<SockaddrStorage>(fd.as_raw_fd(), &mut slices, control, flags)?;
+        let from = message.address.as_ref().and_then(socket::to_std).ok_or(Errno::EINVAL)?;
+        let len = message.bytes;
+        let mut datagram = Datagram {
+            from,
+            len,
+            size: len,
+            hop_limit: emit::DEFAULT_TTL,
+            traffic_class: 0,
+            used: None,
+        };
+        for control in message.cmsgs()? {
+            match control {
+                ControlMessageOwned::Ipv4Ttl(ttl) | ControlMessageOwned::Ipv6HopLimit(ttl) => {
+                    datagram.hop_limit = u8::try_from(ttl).unwrap_or(emit::DEFAULT_TTL);
+                }
+                ControlMessageOwned::Ipv4Tos(class) => datagram.traffic_class = class,
+                ControlMessageOwned::Ipv6TClass(class) => {
+                    datagram.traffic_class = u8::try_from(class).unwrap_or(0);
+                }
+                ControlMessageOwned::UdpGroSegments(size) => {
+                    datagram.size = usize::try_from(size).unwrap_or(len).min(len);
+                }
+                // Of what came by broadcast or multicast, the address to answer from (ip(7)); of all
+                // else, the address it was sent to.
+                ControlMessageOwned::Ipv4PacketInfo(info) => {
+                    let local = IpAddr::from(info.ipi_spec_dst.s_addr.to_ne_bytes());
+                    datagram.used = Some((local, u32::try_from(info.ipi_ifindex).unwrap_or(0)));
+                }
+                ControlMessageOwned::Ipv6PacketInfo(info) => {
+                    // A group can be no source: then the kernel chooses (RFC 3542 §6.1).
+                    let local = Some(Ipv6Addr::from(info.ipi6_addr.s6_addr));
+                    let local = local.filter(|addr| !addr.is_multicast());
+                    let local = local.unwrap_or(Ipv6Addr::UNSPECIFIED).into();
+                    datagram.used = Some((local, info.ipi6_ifindex));
+                }
+                _ => {}
+            }
+        }
+        Ok(datagram)
+    }
+
+    /// What was read last.
+    pub(crate) fn payload(&self, datagram: &Datagram) -> &[u8] {
+        &self.octets[..datagram.len]
+    }
+}
+
+/// Sends UDP datagrams of `size` payload octets each (the last may have fewer) to the container.
 pub(crate) fn udp(
     header: &IpHeader,
-    src_port: u16,
-    dst_port: u16,
-    payload: &[u8],
+    ports: (u16, u16),
+    (payload, size): (&[u8], usize),
     ctx: &mut Context<'_>,
 ) {
-    let Some(own_mac) = ctx.own_mac() else { return };
+    let headers = header.octets() + 8;
+    let fit = (usize::from(u16::MAX) - headers) / size.max(1);
+    let together = match headers + size <= usize::from(ctx.dp.config().mtu.0) {
+        true => size * fit.clamp(1, MAX_SEGMENTS),
+        false => size,
+    };
+    let empty = payload.is_empty().then_some(payload);
+    for octets in payload.chunks(together.max(1)).chain(empty) {
+        if let Err(reason) = udp_frame(header, ports, (octets, size), ctx) {
+            for _ in octets.chunks(size.max(1)).chain(empty) {
+                ctx.dp.gateway_counters().not_sent(reason);
+            }
+        }
+    }
+}
+
+fn udp_frame(
+    header: &IpHeader,
+    (src_port, dst_port): (u16, u16),
+    (payload, size): (&[u8], usize),
+    ctx: &mut Context<'_>,
+) -> Result<(), DropReason> {
+    let own_mac = ctx.own_mac().ok_or(DropReason::NoGateway)?;
     let len = 8 + payload.len();
     // A client of the other family may send some octets more than fit behind this header.
     let fits = header.octets() + len <= usize::from(u16::MAX);
-    let Some(wire_len) = u16::try_from(len).ok().filter(|_| fits) else {
-        ctx.dp.gateway_counters().not_sent(DropReason::Oversized);
-        return;
-    };
+    let wire_len = u16::try_from(len).ok().filter(|_| fits).ok_or(DropReason::Oversized)?;
+    let header =
+        IpHeader { identification: Some(ctx.dp.network().next_identification()), ..*header };
     let built = ctx.out.build(header.transport() + len);
     let frame = ctx.out.frame_mut(built);
     header.emit(frame, own_mac);
@@ -74,23 +178,37 @@ pub(crate) fn udp(
     datagram[4..6].copy_from_slice(&wire_len.to_be_bytes());
     datagram[6..8].fill(0);
     datagram[8..].copy_from_slice(payload);
-    let mtu = usize::from(ctx.dp.config().mtu.0);
-    if header.octets() + len <= mtu {
-        let size = u16::try_from(payload.len().max(1)).unwrap_or(u16::MAX);
-        let Ok(offload) = Offload::for_udp(frame, size) else { return };
+    if header.octets() + 8 + size <= usize::from(ctx.dp.config().mtu.0) {
+        let size = u16::try_from(size.max(1)).map_err(|_| DropReason::Oversized)?;
+        let offload = Offload::for_udp(frame, size)?;
         ctx.dp.send_to(built, header.dst, offload, ctx.now, ctx.out);
     } else {
-        emit::fill_checksum(header, datagram, 6);
-        fragments(header, built, ctx);
+        emit::fill_checksum(&header, datagram, 6);
+        fragments(&header, built, ctx);
     }
+    Ok(())
 }
 
 /// Sends an echo reply to the container, under the identifier it asked with.
-pub(crate) fn echo(header: &IpHeader, identifier: u16, message: &[u8], ctx: &mut Context<'_>) {
-    let Some(own_mac) = ctx.own_mac() else { return };
-    if message.len() < 8 {
-        return;
+///
+/// # Errors
+///
+/// It is no reply (a ping socket is given others, too: RFC 8335), or too short to be one.
+pub(crate) fn echo(
+    header: &IpHeader,
+    identifier: u16,
+    message: &[u8],
+    ctx: &mut Context<'_>,
+) -> Result<(), DropReason> {
+    let own_mac = ctx.own_mac().ok_or(DropReason::NoGateway)?;
+    let reply = if header.src.is_ipv4() { 0 } else { 129 };
+    match message {
+        [kind, 0, _, _, _, _, _, _, ..] if *kind == reply => {}
+        [_, _, _, _, _, _, _, _, ..] => return Err(DropReason::Filtered),
+        _ => return Err(DropReason::Malformed),
     }
+    let header =
+        IpHeader { identification: Some(ctx.dp.network().next_identification()), ..*header };
     let built = ctx.out.build(header.transport() + message.len());
     let frame = ctx.out.frame_mut(built);
     header.emit(frame, own_mac);
@@ -98,12 +216,13 @@ pub(crate) fn echo(header: &IpHeader, identifier: u16, message: &[u8], ctx: &mut
     reply.copy_from_slice(message);
     reply[2..4].fill(0);
     reply[4..6].copy_from_slice(&identifier.to_be_bytes());
-    emit::fill_checksum(header, reply, 2);
+    emit::fill_checksum(&header, reply, 2);
     if built.len() - datapath::ETHERNET_HEADER_LEN <= usize::from(ctx.dp.config().mtu.0) {
         ctx.dp.send_to(built, header.dst, Offload::NONE, ctx.now, ctx.out);
     } else {
-        fragments(header, built, ctx);
+        fragments(&header, built, ctx);
     }
+    Ok(())
 }
 
 fn fragments(header: &IpHeader, built: datapath::Built, ctx: &mut Context<'_>) {

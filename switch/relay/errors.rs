@@ -41,6 +41,12 @@ impl HostError {
         matches!(self.origin, libc::SO_EE_ORIGIN_ICMP | libc::SO_EE_ORIGIN_ICMP6)
     }
 
+    /// Whether our own kernel refused to send something as long as that, which its sender was told by the
+    /// call itself.
+    pub(crate) const fn is_refusal(&self) -> bool {
+        !self.is_icmp() && self.errno == libc::EMSGSIZE
+    }
+
     /// The message for the container about a datagram: for one nobody listens to there is no reset, so
     /// a refusal is told by ICMP, too.
     pub(crate) fn as_icmp_for(&self, protocol: Protocol) -> Option<IcmpError> {

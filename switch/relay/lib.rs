@@ -16,6 +16,8 @@ mod errors;
 mod key;
 mod limits;
 mod mapping;
+mod outlet;
+mod ports;
 mod publish;
 mod published;
 mod quote;
@@ -24,6 +26,7 @@ mod shared;
 mod socket;
 mod tcp;
 mod timers;
+mod train;
 
 pub use context::{Context, Readiness};
 pub use key::{Key, Kind};

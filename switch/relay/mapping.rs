@@ -1,18 +1,14 @@
 //! One mapping: a host socket, and whom it speaks to.
 
-use std::io::IoSlice;
-use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use datapath::{Gso, Offload, Packet, PortId};
+use datapath::PortId;
 use nat::{Entry, Protocol, TransportAddr, Zone};
-use nix::errno::Errno;
-use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrStorage, sendmsg, setsockopt, sockopt};
 
 use crate::key::Key;
 use crate::limits::Lease;
+use crate::outlet::Outlet;
 
 /// One host socket for one inside address and port, or echo identifier.
 #[derive(Debug)]
@@ -22,8 +18,9 @@ pub(crate) struct Mapping {
     pub(crate) port: PortId,
     pub(crate) protocol: Protocol,
     pub(crate) inside: TransportAddr,
-    pub(crate) fd: OwnedFd,
-    hop_limit: AtomicU8,
+    /// The host's port number, or the ping socket's identifier.
+    pub(crate) outside_port: u16,
+    pub(crate) outlet: Outlet,
     flows: Mutex<Flows>,
     /// Held, not read.
     _lease: Lease,
@@ -32,7 +29,8 @@ pub(crate) struct Mapping {
 /// The far sides a mapping speaks to.
 #[derive(Debug, Default)]
 pub(crate) struct Flows {
-    pub(crate) entries: Vec<Arc<Entry>>,
+    /// In the order of their far sides.
+    entries: Vec<Arc<Entry>>,
     /// No more flows may join: the socket is about to close.
     pub(crate) closed: bool,
 }
@@ -42,9 +40,8 @@ impl Mapping {
     pub(crate) fn new(
         key: Key,
         (zone, port): (Zone, PortId),
-        protocol: Protocol,
-        inside: TransportAddr,
-        fd: OwnedFd,
+        (protocol, inside): (Protocol, TransportAddr),
+        (outlet, outside_port): (Outlet, u16),
         lease: Lease,
     ) -> Self {
         Self {
@@ -53,8 +50,8 @@ impl Mapping {
             port,
             protocol,
             inside,
-            fd,
-            hop_limit: AtomicU8::new(0),
+            outside_port,
+            outlet,
             flows: Mutex::default(),
             _lease: lease,
         }
@@ -64,35 +61,28 @@ impl Mapping {
         // Nothing that can panic runs under this lock.
         self.flows.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    /// Sends one packet's payload on.
-    pub(crate) fn send(
-        &self,
-        to: SocketAddr,
-        payload: &[u8],
-        packet: &Packet,
-        offload: Offload,
-    ) -> Result<(), Errno> {
-        let hop_limit = packet.hop_limit - 1;
-        if self.hop_limit.swap(hop_limit, Relaxed) != hop_limit {
-            let value = i32::from(hop_limit);
-            if to.is_ipv4() {
-                setsockopt(&self.fd, sockopt::Ipv4Ttl, &value)?;
-            } else {
-                setsockopt(&self.fd, sockopt::Ipv6Ttl, &value)?;
-            }
-        }
-        let slices = [IoSlice::new(payload)];
-        let to = SockaddrStorage::from(to);
-        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-        let fd = self.fd.as_raw_fd();
-        match offload.gso {
-            Gso::Udp { size } => {
-                let segments = [ControlMessage::UdpGsoSegments(&size)];
-                sendmsg(fd, &slices, &segments, flags, Some(&to))?
-            }
-            _ => sendmsg(fd, &slices, &[], flags, Some(&to))?,
-        };
-        Ok(())
+impl Flows {
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub(crate) fn add(&mut self, entry: Arc<Entry>) {
+        let far = entry.original.dst;
+        let at = self.entries.partition_point(|held| held.original.dst < far);
+        self.entries.insert(at, entry);
+    }
+
+    /// Whether any flow leads to that address, to whichever port: a look-up, not a search.
+    pub(crate) fn lead_to(&self, far: IpAddr) -> bool {
+        let at = self.entries.partition_point(|held| held.original.dst.addr < far);
+        self.entries.get(at).is_some_and(|entry| entry.original.dst.addr == far)
+    }
+
+    /// Keeps those flows `which` holds for, and says whether there are any.
+    pub(crate) fn keep(&mut self, which: impl FnMut(&Arc<Entry>) -> bool) -> bool {
+        self.entries.retain(which);
+        !self.entries.is_empty()
     }
 }

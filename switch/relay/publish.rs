@@ -5,34 +5,32 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{self, IoSlice};
-use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
-use datapath::emit::IpHeader;
-use datapath::{DropReason, Gso, Packet, PortId, Received};
+use datapath::{DropReason, Packet, PortId, Received};
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use nat::{Conntrack, Direction, Entry, InsertError, Protocol, TransportAddr, Tuple, Zone};
 use nix::errno::Errno;
-use nix::libc;
-use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrStorage, sendmsg};
 use smoltcp::time::Instant;
 
 use crate::context::Context;
-use crate::deliver::{self, Datagram};
+use crate::datagram::tell_failed;
+use crate::deliver::{self, Datagram, Inlet};
 use crate::key::{Arena, Key, Kind, account};
+use crate::outlet::Trouble;
 use crate::published::{Publication, Published, Socket, TcpPublished, UdpPublished};
 use crate::shared::Shared;
 use crate::socket;
 use crate::tcp::{Client, Tcp};
+use crate::train::{Load, Train};
 
 /// Connections or datagrams taken from one socket before others get their turn.
 const SHARE: usize = 64;
-
-/// Clients one published UDP port may have at a time.
-const MAX_CLIENTS: usize = 8192;
 
 /// What the spare descriptor is of: anything that opens.
 const SPARE: &str = "/dev/null";
@@ -48,9 +46,12 @@ pub(crate) struct Publisher {
     shared: Arc<Shared>,
     registry: Registry,
     backlog: VecDeque<(Zone, Key)>,
-    buffer: Box<[u8]>,
+    inlet: Inlet,
+    train: Train<(Arc<UdpPublished>, Arc<Entry>)>,
     /// A descriptor kept for the day when there is no other.
     spare: Option<File>,
+    /// Listeners with clients that could not even be turned away: nothing else will announce them.
+    stranded: Vec<Key>,
 }
 
 impl Publisher {
@@ -61,8 +62,10 @@ impl Publisher {
             shared,
             registry,
             backlog: VecDeque::new(),
-            buffer: vec![0; 65_535].into_boxed_slice(),
+            inlet: Inlet::default(),
+            train: Train::default(),
             spare: File::open(SPARE).ok(),
+            stranded: Vec::new(),
         }
     }
 
@@ -73,7 +76,7 @@ impl Publisher {
                 let raw = listener.as_raw_fd();
                 let token = Token::from(self.tcp.next_key());
                 self.registry.register(&mut SourceFd(&raw), token, Interest::READABLE)?;
-                Ok(self.tcp.insert(TcpPublished { publication, listener }))
+                Ok(self.tcp.insert(TcpPublished { publication, listener, queued: false }))
             }
             Socket::Udp(fd) => {
                 let token = Token::from(self.udp.next_key());
@@ -96,9 +99,12 @@ impl Publisher {
         }
         if let Some(published) = self.udp.remove(key) {
             self.shared.udp_published.remove(&key);
-            published.clients().drain(..).for_each(|entry| conntrack.remove(&entry));
+            published.clients().keep(|entry| {
+                conntrack.remove(entry);
+                false
+            });
             // Others may hold the socket a moment longer; it must not wake us any more.
-            let _ = self.registry.deregister(&mut SourceFd(&published.fd.as_raw_fd()));
+            let _ = self.registry.deregister(&mut SourceFd(&published.outlet.raw_fd()));
         }
     }
 
@@ -123,7 +129,14 @@ impl Publisher {
     }
 
     pub(crate) fn next_queued(&mut self) -> Option<(Zone, Key)> {
-        self.backlog.pop_front()
+        let (zone, key) = self.backlog.pop_front()?;
+        if let Some(published) = self.tcp.get_mut(key) {
+            published.queued = false;
+        }
+        if let Some(published) = self.udp.get(key) {
+            published.outlet.queued.store(false, Relaxed);
+        }
+        Some((zone, key))
     }
 
     /// Takes waiting connections.
@@ -138,6 +151,7 @@ impl Publisher {
                 Err(_) => {
                     ctx.dp.gateway_counters().not_sent(DropReason::NoSocket);
                     if !turn_away(&mut self.spare, &published.listener) {
+                        self.stranded.push(key);
                         return;
                     }
                     continue;
@@ -158,18 +172,33 @@ impl Publisher {
                 ctx.dp.gateway_counters().not_sent(reason);
             }
         }
-        self.backlog.push_back((published.publication.zone, key));
+        self.enqueue(key);
+    }
+
+    /// Puts a listener in line, once.
+    fn enqueue(&mut self, key: Key) {
+        if let Some(published) = self.tcp.get_mut(key)
+            && !std::mem::replace(&mut published.queued, true)
+        {
+            self.backlog.push_back((published.publication.zone, key));
+        }
+    }
+
+    /// Whether clients wait for nothing but a [`sweep`](Self::sweep).
+    pub(crate) fn is_stranded(&self) -> bool {
+        !self.stranded.is_empty()
     }
 
     /// Takes waiting datagrams.
     pub(crate) fn inbound(&mut self, key: Key, ctx: &mut Context<'_>) {
         let Some(published) = self.udp.get(key).map(Arc::clone) else { return };
         for _ in 0..SHARE {
-            match deliver::receive(&published.fd, &mut self.buffer) {
+            match self.inlet.receive(&published.outlet.fd) {
                 Ok(datagram) => {
-                    let payload = &self.buffer[..datagram.len];
+                    let payload = self.inlet.payload(&datagram);
                     if let Err(reason) = inject(key, &published, &datagram, payload, ctx) {
-                        ctx.dp.gateway_counters().not_sent(reason);
+                        let dropped = 0..datagram.count();
+                        dropped.for_each(|_| ctx.dp.gateway_counters().not_sent(reason));
                     }
                 }
                 Err(Errno::EAGAIN) => return,
@@ -179,48 +208,70 @@ impl Publisher {
                 break;
             }
         }
-        self.backlog.push_back((published.publication.zone, key));
+        if !published.outlet.queued.swap(true, Relaxed) {
+            self.backlog.push_back((published.publication.zone, key));
+        }
     }
 
     /// The container answers a client.
     pub(crate) fn answer(
-        &self,
+        &mut self,
         key: Key,
         received: &Received<'_>,
         packet: &Packet,
         tuple: Tuple,
-        ctx: &Context<'_>,
+        ctx: &mut Context<'_>,
     ) -> Result<(), DropReason> {
-        let published = self.shared.udp_published.get(&key).ok_or(DropReason::NoFlow)?;
-        let published = Arc::clone(&published);
+        let load = Load::of(packet, received.frame, received.offload);
+        if self.train.join(tuple, packet, load) {
+            return Ok(());
+        }
+        self.send_train(ctx);
+        let published = self.shared.udp_published.get(&key).map(|held| Arc::clone(&held));
+        let published = published.ok_or(DropReason::NoFlow)?;
         let entry =
             ctx.dp.network().conntrack.entry(ctx.zone(), tuple).ok_or(DropReason::NoFlow)?;
-        entry.note(Direction::Reply, 1, packet.ip_len() as u64, ctx.now);
-        let octets = packet.transport(received.frame);
-        let (payload, size) = match received.offload.gso {
-            Gso::Udp { size } => (&octets[8..], Some(size)),
-            _ => {
-                let len = usize::from(u16::from_be_bytes([octets[4], octets[5]]));
-                (&octets[8..len], None)
-            }
-        };
-        send_from(&published.fd, entry.original.dst.addr, entry.original.src.into(), payload, size)
-            .map_err(|_| DropReason::HostSendFailed)
+        self.train.begin((published, entry), tuple, packet, load);
+        Ok(())
     }
 
-    /// Forgets silent clients. Returns how many published UDP ports have any left.
-    pub(crate) fn sweep(&self, conntrack: &Conntrack, now: Instant) -> usize {
+    /// Sends on the answers that wait for more of their kind.
+    pub(crate) fn send_train(&mut self, ctx: &mut Context<'_>) {
+        let Some((head, payload)) = self.train.take() else { return };
+        let (published, entry) = &head.via;
+        entry.note(Direction::Reply, head.datagrams as u64, head.ip_octets as u64, ctx.now);
+        let scope = published.scope_of(entry.original);
+        let mut to = SocketAddr::from(entry.original.src);
+        if let SocketAddr::V6(to) = &mut to {
+            to.set_scope_id(scope);
+        }
+        let source = Some((entry.original.dst.addr, scope));
+        published.outlet.send_train(to, (&head, payload), source, |trouble| {
+            if let Trouble::Failed(errno, len) = trouble {
+                ctx.dp.gateway_counters().not_sent(DropReason::HostSendFailed);
+                tell_failed(errno, head.tuple, to, len, ctx);
+            }
+        });
+    }
+
+    /// Forgets silent clients, and lets listeners try again that had no descriptor for a client. Returns
+    /// how many published ports have reason to be looked at again.
+    pub(crate) fn sweep(&mut self, conntrack: &Conntrack, now: Instant) -> usize {
+        if self.spare.is_none() {
+            self.spare = File::open(SPARE).ok();
+        }
+        for key in std::mem::take(&mut self.stranded) {
+            self.enqueue(key);
+        }
         let timeouts = conntrack.timeouts();
         let with_clients = self.udp.keys(|published| {
-            let mut clients = published.clients();
-            clients.retain(|entry| {
-                let alive = entry.expires_at(timeouts) > now;
+            published.clients().keep(|entry| {
+                let alive = entry.is_tracked() && entry.expires_at(timeouts) > now;
                 if !alive {
                     conntrack.remove(entry);
                 }
                 alive
-            });
-            !clients.is_empty()
+            })
         });
         with_clients.len()
     }
@@ -248,7 +299,7 @@ fn inject(
     ctx: &mut Context<'_>,
 ) -> Result<(), DropReason> {
     let client = TransportAddr::from(datagram.from);
-    let used = datagram.to.unwrap_or(published.publication.listen.ip());
+    let (used, ifindex) = datagram.used.unwrap_or((published.publication.listen.ip(), 0));
     let original = Tuple::new(
         Protocol::Udp,
         client,
@@ -257,16 +308,13 @@ fn inject(
     let conntrack = Arc::clone(&ctx.dp.network().conntrack);
     let entry = match conntrack.entry(ctx.zone(), original) {
         Some(entry) => entry,
-        None => admit(key, published, original, &conntrack, ctx)?,
+        None => admit(key, published, (original, ifindex), &conntrack, ctx)?,
     };
-    entry.note(Direction::Original, 1, (payload.len() + 28) as u64, ctx.now);
+    let (count, octets) = (datagram.count() as u64, datagram.ip_octets() as u64);
+    entry.note(Direction::Original, count, octets, ctx.now);
     let (inside, outside) = (entry.reply.src, entry.reply.dst);
-    let header = IpHeader {
-        hop_limit: datagram.hop_limit.saturating_sub(1).max(1),
-        identification: Some(ctx.dp.network().next_identification()),
-        ..IpHeader::new(outside.addr, inside.addr, Protocol::Udp.number())
-    };
-    deliver::udp(&header, outside.port, inside.port, payload, ctx);
+    let header = datagram.header(outside.addr, inside.addr, Protocol::Udp.number());
+    deliver::udp(&header, (outside.port, inside.port), (payload, datagram.size), ctx);
     Ok(())
 }
 
@@ -275,7 +323,7 @@ fn inject(
 fn admit(
     key: Key,
     published: &UdpPublished,
-    original: Tuple,
+    (original, ifindex): (Tuple, u32),
     conntrack: &Conntrack,
     ctx: &Context<'_>,
 ) -> Result<Arc<Entry>, DropReason> {
@@ -285,9 +333,6 @@ fn admit(
         ctx.as_seen_inside(client, original.dst.addr, inside.addr).ok_or(DropReason::NoRoute)?;
     let account = account(ctx.zone(), published.publication.port);
     let mut clients = published.clients();
-    if clients.len() >= MAX_CLIENTS {
-        return Err(DropReason::FlowLimit);
-    }
     for attempt in 0..PORT_ATTEMPTS {
         // Beside the client's own port, those that follow it are as good as any.
         let port = match attempt {
@@ -298,7 +343,7 @@ fn admit(
         let entry = Entry::new(ctx.zone(), Direction::Reply, original, reply, key.into(), ctx.now);
         match conntrack.insert(account, entry) {
             Ok(entry) => {
-                clients.push(Arc::clone(&entry));
+                clients.add(Arc::clone(&entry), ifindex);
                 return Ok(entry);
             }
             Err(InsertError::Clash) => {}
@@ -306,43 +351,4 @@ fn admit(
         }
     }
     Err(DropReason::FlowLimit)
-}
-
-/// Sends a datagram from a given one of the host's addresses.
-fn send_from(
-    fd: &OwnedFd,
-    from: IpAddr,
-    to: SocketAddr,
-    payload: &[u8],
-    segment: Option<u16>,
-) -> Result<(), Errno> {
-    let slices = [IoSlice::new(payload)];
-    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-    let to = SockaddrStorage::from(to);
-    let (v4, v6);
-    let source = match from {
-        IpAddr::V4(from) => {
-            v4 = libc::in_pktinfo {
-                ipi_ifindex: 0,
-                ipi_spec_dst: libc::in_addr { s_addr: u32::from_ne_bytes(from.octets()) },
-                ipi_addr: libc::in_addr { s_addr: 0 },
-            };
-            ControlMessage::Ipv4PacketInfo(&v4)
-        }
-        IpAddr::V6(from) => {
-            v6 = libc::in6_pktinfo {
-                ipi6_addr: libc::in6_addr { s6_addr: from.octets() },
-                ipi6_ifindex: 0,
-            };
-            ControlMessage::Ipv6PacketInfo(&v6)
-        }
-    };
-    match &segment {
-        Some(size) => {
-            let control = [source, ControlMessage::UdpGsoSegments(size)];
-            sendmsg(fd.as_raw_fd(), &slices, &control, flags, Some(&to))?
-        }
-        None => sendmsg(fd.as_raw_fd(), &slices, &[source], flags, Some(&to))?,
-    };
-    Ok(())
 }

@@ -26,6 +26,8 @@ pub struct Relay {
     datagrams: Datagrams,
     publisher: Publisher,
     next_sweep: Option<Instant>,
+    /// Whose turn it is of those with more to do: TCP, datagrams, listeners.
+    turn: u8,
 }
 
 impl Relay {
@@ -41,6 +43,7 @@ impl Relay {
             datagrams: Datagrams::new(worker, Arc::clone(shared), registry.try_clone()?),
             publisher: Publisher::new(worker, Arc::clone(shared), registry.try_clone()?),
             next_sweep: None,
+            turn: 0,
         })
     }
 
@@ -108,7 +111,12 @@ impl Relay {
         match key.kind() {
             Some(Kind::Tcp) => self.tcp.ready(key, readiness, ctx),
             Some(Kind::Udp | Kind::Echo) => self.datagrams.ready(key, readiness, ctx),
-            Some(Kind::TcpListener) => self.publisher.accept(key, &mut self.tcp, ctx),
+            Some(Kind::TcpListener) => {
+                self.publisher.accept(key, &mut self.tcp, ctx);
+                if self.publisher.is_stranded() {
+                    self.next_sweep.get_or_insert(ctx.now + SWEEP);
+                }
+            }
             Some(Kind::UdpListener) => {
                 self.next_sweep.get_or_insert(ctx.now + SWEEP);
                 self.publisher.inbound(key, ctx);
@@ -117,8 +125,10 @@ impl Relay {
         }
     }
 
-    /// A burst is through: what it brought is acknowledged.
+    /// A burst is through: what it brought is sent on and acknowledged.
     pub fn end_burst(&mut self, ctx: &mut Context<'_>) {
+        self.datagrams.send_train(ctx);
+        self.publisher.send_train(ctx);
         self.tcp.end_burst(ctx);
     }
 
@@ -128,12 +138,20 @@ impl Relay {
         self.tcp.queued() + self.datagrams.queued() + self.publisher.queued()
     }
 
-    /// The next of those, with its network.
+    /// The next of those, with its network: of each kind in turn, so that none waits for all of another.
     pub fn next_queued(&mut self) -> Option<(Zone, Key)> {
-        self.tcp
-            .next_queued()
-            .or_else(|| self.datagrams.next_queued())
-            .or_else(|| self.publisher.next_queued())
+        for _ in 0..3 {
+            self.turn = (self.turn + 1) % 3;
+            let next = match self.turn {
+                0 => self.tcp.next_queued(),
+                1 => self.datagrams.next_queued(),
+                _ => self.publisher.next_queued(),
+            };
+            if next.is_some() {
+                return next;
+            }
+        }
+        None
     }
 
     /// Gives one of those its share.
@@ -181,6 +199,12 @@ impl Relay {
     /// which have no other way back.
     pub fn unpublish(&mut self, key: Key, conntrack: &nat::Conntrack) {
         self.publisher.unpublish(key, conntrack);
+    }
+
+    /// Gives up the UDP port `port` of the host in one family, if a mapping holds it: a published port
+    /// has the better claim. The container's next datagram makes another mapping.
+    pub fn give_up_port(&mut self, v4: bool, port: u16, conntrack: &nat::Conntrack) {
+        self.datagrams.give_up_port(v4, port, conntrack);
     }
 
     /// Ends every flow of a port (of a whole network, if `None`).

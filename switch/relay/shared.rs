@@ -8,6 +8,7 @@ use nat::{Protocol, TransportAddr, Zone};
 use crate::key::Key;
 use crate::limits::Limits;
 use crate::mapping::Mapping;
+use crate::ports::Ports;
 use crate::published::UdpPublished;
 
 /// What the relays of all workers share.
@@ -18,14 +19,21 @@ pub struct Shared {
     /// The one host socket of an inside address and port (or echo identifier), whichever worker made
     /// it: this is what makes the mapping endpoint-independent (RFC 4787 REQ-1).
     pub(crate) mappings: DashMap<(Zone, Protocol, TransportAddr), Arc<Mapping>>,
+    /// The host ports mappings may take.
+    pub(crate) ports: Ports,
     /// Published UDP sockets, on which any worker may answer.
     pub(crate) udp_published: DashMap<Key, Arc<UdpPublished>>,
 }
 
 impl Shared {
-    /// Nothing yet, within `limits`.
+    /// Nothing yet, within `limits`, in the calling thread's network namespace.
     #[must_use]
     pub fn new(limits: Arc<Limits>) -> Self {
-        Self { limits, mappings: DashMap::new(), udp_published: DashMap::new() }
+        Self {
+            limits,
+            mappings: DashMap::new(),
+            ports: Ports::of_host(),
+            udp_published: DashMap::new(),
+        }
     }
 }

@@ -76,53 +76,76 @@ pub(crate) fn listen_tcp(addr: SocketAddr) -> io::Result<TcpListener> {
 pub(crate) fn listen_udp(addr: SocketAddr) -> io::Result<OwnedFd> {
     let fd = new(addr.ip(), SockType::Datagram, None)?;
     if addr.is_ipv6() {
-        socket::setsockopt(&fd, sockopt::Ipv6V6Only, &true)?;
         socket::setsockopt(&fd, sockopt::Ipv6RecvPacketInfo, &true)?;
     } else {
         socket::setsockopt(&fd, sockopt::Ipv4PacketInfo, &true)?;
     }
+    prepare_datagrams(&fd, addr.is_ipv4())?;
+    want_trains(&fd);
     socket::bind(fd.as_raw_fd(), &SockaddrStorage::from(addr))?;
     Ok(fd)
 }
 
-/// An unconnected UDP socket of `inside`'s family, on the same port number if that is free
-/// (RFC 4787 REQ-3), else on any.
-pub(crate) fn udp(inside: SocketAddr) -> io::Result<OwnedFd> {
-    let fd = new(inside.ip(), SockType::Datagram, None)?;
+/// An unconnected UDP socket of `inside`'s family, and the first of the port numbers it could have.
+pub(crate) fn udp(inside: IpAddr, ports: impl Iterator<Item = u16>) -> io::Result<(OwnedFd, u16)> {
+    let fd = new(inside, SockType::Datagram, None)?;
     want_errors(&fd, inside.is_ipv4(), true)?;
-    if inside.is_ipv4() {
-        socket::setsockopt(&fd, sockopt::Ipv4RecvTtl, &true)?;
-    } else {
-        socket::setsockopt(&fd, sockopt::Ipv6V6Only, &true)?;
-        socket::setsockopt(&fd, sockopt::Ipv6RecvHopLimit, &true)?;
-    }
-    bind_or_any(&fd, unspecified(inside.ip()), inside.port())?;
-    Ok(fd)
+    prepare_datagrams(&fd, inside.is_ipv4())?;
+    want_trains(&fd);
+    bind_first(fd, inside, ports)
 }
 
 /// A ping socket (icmp(7)) of `inside`'s family, with the same identifier if that is free.
-pub(crate) fn ping(inside: SocketAddr) -> io::Result<OwnedFd> {
+pub(crate) fn ping(inside: SocketAddr) -> io::Result<(OwnedFd, u16)> {
     let protocol = if inside.is_ipv4() { SockProtocol::Icmp } else { SockProtocol::IcmpV6 };
     let fd = new(inside.ip(), SockType::Datagram, Some(protocol))?;
     want_errors(&fd, inside.is_ipv4(), true)?;
-    if inside.is_ipv4() {
-        socket::setsockopt(&fd, sockopt::Ipv4RecvTtl, &true)?;
-    } else {
-        socket::setsockopt(&fd, sockopt::Ipv6RecvHopLimit, &true)?;
-    }
-    bind_or_any(&fd, unspecified(inside.ip()), inside.port())?;
-    Ok(fd)
+    prepare_datagrams(&fd, inside.is_ipv4())?;
+    bind_first(fd, inside.ip(), [inside.port(), 0].into_iter())
 }
 
-fn bind_or_any(fd: &OwnedFd, addr: IpAddr, port: u16) -> io::Result<()> {
-    for port in [port, 0] {
-        match socket::bind(fd.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(addr, port))) {
-            Ok(()) => return Ok(()),
-            Err(Errno::EADDRINUSE | Errno::EACCES) if port != 0 => {}
+/// What every datagram socket tells of what it receives: TTL and traffic class (ip(7), ipv6(7)).
+fn prepare_datagrams(fd: &OwnedFd, v4: bool) -> io::Result<()> {
+    if v4 {
+        socket::setsockopt(fd, sockopt::Ipv4RecvTtl, &true)?;
+        socket::setsockopt(fd, sockopt::IpRecvTos, &true)?;
+    } else {
+        socket::setsockopt(fd, sockopt::Ipv6V6Only, &true)?;
+        socket::setsockopt(fd, sockopt::Ipv6RecvHopLimit, &true)?;
+        socket::setsockopt(fd, sockopt::Ipv6RecvTClass, &true)?;
+    }
+    Ok(())
+}
+
+/// Asks for datagrams in trains (`UDP_GRO`, udp(7)); a kernel that makes none gives them one by one.
+fn want_trains(fd: &OwnedFd) {
+    let _ = socket::setsockopt(fd, sockopt::UdpGroSegment, &true);
+}
+
+fn bind_first(
+    fd: OwnedFd,
+    like: IpAddr,
+    mut ports: impl Iterator<Item = u16>,
+) -> io::Result<(OwnedFd, u16)> {
+    loop {
+        let port = ports.next().ok_or(Errno::EADDRINUSE)?;
+        let addr = SocketAddr::new(unspecified(like), port);
+        match socket::bind(fd.as_raw_fd(), &SockaddrStorage::from(addr)) {
+            Ok(()) => {
+                let bound = socket::getsockname::<SockaddrStorage>(fd.as_raw_fd())?;
+                return Ok((fd, to_std(&bound).map_or(port, |bound| bound.port())));
+            }
+            Err(Errno::EADDRINUSE | Errno::EACCES) => {}
             Err(errno) => return Err(errno.into()),
         }
     }
-    Ok(())
+}
+
+/// The MTU of the path to `to`, in octets of IP, as far as the host knows it (`IP_MTU` in ip(7)).
+pub(crate) fn path_mtu(to: SocketAddr) -> io::Result<u32> {
+    let fd = new(to.ip(), SockType::Datagram, None)?;
+    socket::connect(fd.as_raw_fd(), &SockaddrStorage::from(to))?;
+    netns::datagram::path_mtu(&fd, to.is_ipv4())
 }
 
 pub(crate) const fn unspecified(like: IpAddr) -> IpAddr {

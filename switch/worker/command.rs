@@ -67,6 +67,12 @@ pub(crate) enum Command {
         published: Box<Published>,
         reply: Sender<io::Result<Key>>,
     },
+    /// A UDP port of the host is wanted for a published one.
+    GiveUpPort {
+        v4: bool,
+        port: u16,
+        done: Done,
+    },
     Unpublish {
         key: Key,
         done: Done,

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant as HostInstant};
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use datapath::{DropReason, Network, Port, PortCounters, PortId, PortTotals, network};
 use mio::{Poll, Waker};
-use nat::{Conntrack, Direction, Profile, Zone};
+use nat::{Conntrack, Direction, Profile, Protocol, Zone};
 use relay::{Key, Limits, Published, Relay, Shared};
 use smoltcp::time::Instant;
 
@@ -33,6 +33,10 @@ const MAX_PORTS: u16 = 4095;
 
 /// Time a worker has to carry out a command.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Times the workers are asked to give up a UDP port: the first time one of them may just be sending on a
+/// socket another one gives up.
+const TAKING_BACK: usize = 3;
 
 #[derive(Debug)]
 struct WorkerHandle {
@@ -258,7 +262,7 @@ impl Switch {
     ///
     /// As `bind(2)`: the address is in use, is not the host's, or needs privilege.
     pub fn publish(&self, publication: Publication) -> io::Result<PublishId> {
-        let published = Published::bind(relay::Publication {
+        let published = self.bind(&relay::Publication {
             zone: Zone(publication.network.0),
             port: publication.port,
             protocol: publication.protocol,
@@ -275,6 +279,21 @@ impl Switch {
         let key = answer.recv_timeout(PATIENCE).map_err(io::Error::other)??;
         state.published.insert(id, (worker, key));
         Ok(id)
+    }
+
+    /// Binds a host socket. A UDP port that a container's mapping holds is taken back from it.
+    fn bind(&self, publication: &relay::Publication) -> io::Result<Published> {
+        let mut bound = Published::bind(publication.clone());
+        for _ in 0..TAKING_BACK {
+            let in_use = matches!(&bound, Err(error) if error.kind() == io::ErrorKind::AddrInUse);
+            if !in_use || publication.protocol != Protocol::Udp {
+                break;
+            }
+            let (v4, port) = (publication.listen.is_ipv4(), publication.listen.port());
+            self.ask_all(|_, done| Some(Command::GiveUpPort { v4, port, done }))?;
+            bound = Published::bind(publication.clone());
+        }
+        bound
     }
 
     /// Stops listening. TCP connections that came by it stay until they end.

@@ -387,6 +387,10 @@ impl Worker {
                 Command::Publish { published, reply } => {
                     let _ = reply.send(self.setup.relay.publish(*published));
                 }
+                Command::GiveUpPort { v4, port, done } => {
+                    self.setup.relay.give_up_port(v4, port, &self.setup.conntrack);
+                    done.tell();
+                }
                 Command::Unpublish { key, done } => {
                     self.setup.relay.unpublish(key, &self.setup.conntrack);
                     done.tell();

@@ -1,0 +1,153 @@
+//! A host's datagram socket, as several workers send on it.
+//!
+//! TTL, traffic class and source go along with each datagram. Whether it may be cut can only be said of
+//! the socket (`IP_MTU_DISCOVER`, ip(7)): that is set under a lock which every sender holds, so that no
+//! datagram leaves under another one's setting.
+
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{PoisonError, RwLock};
+
+use datapath::IcmpError;
+use netns::datagram::{Along, send_datagrams, set_may_fragment};
+use nix::errno::Errno;
+
+use crate::train::Head;
+use crate::{errors, socket};
+
+/// A datagram socket of the host's.
+#[derive(Debug)]
+pub(crate) struct Outlet {
+    pub(crate) fd: OwnedFd,
+    /// What was last said of fragmenting; nothing at first.
+    may_fragment: RwLock<Option<bool>>,
+    /// The kernel or the device does not take trains.
+    one_by_one: AtomicBool,
+    /// In line for its next share.
+    pub(crate) queued: AtomicBool,
+}
+
+/// What went wrong on the way out.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Trouble {
+    /// A call failed, perhaps for an earlier datagram (ip(7), `IP_RECVERR`): the error queue is to be
+    /// read before the next attempt.
+    Earlier,
+    /// A datagram of so many octets of payload did not leave.
+    Failed(Errno, usize),
+}
+
+impl Outlet {
+    /// Of a bound socket.
+    pub(crate) fn new(fd: OwnedFd) -> Self {
+        Self {
+            fd,
+            may_fragment: RwLock::default(),
+            one_by_one: AtomicBool::new(false),
+            queued: AtomicBool::new(false),
+        }
+    }
+
+    /// Sends a datagram, or a train of them, cut by the host only if it may.
+    pub(crate) fn send(
+        &self,
+        to: SocketAddr,
+        payload: &[u8],
+        along: &Along,
+        may_fragment: bool,
+    ) -> Result<(), Errno> {
+        let send = || send_datagrams(&self.fd, to, payload, along);
+        // Nothing that can panic runs under this lock.
+        let held = self.may_fragment.read().unwrap_or_else(PoisonError::into_inner);
+        let sent = if *held == Some(may_fragment) {
+            send()
+        } else {
+            drop(held);
+            let mut held = self.may_fragment.write().unwrap_or_else(PoisonError::into_inner);
+            set_may_fragment(&self.fd, to.is_ipv4(), may_fragment).and_then(|()| {
+                *held = Some(may_fragment);
+                send()
+            })
+        };
+        sent.map_err(|error| Errno::try_from(error).unwrap_or(Errno::EIO))
+    }
+
+    /// Sends a train on, and tells what went wrong.
+    pub(crate) fn send_train<V>(
+        &self,
+        to: SocketAddr,
+        (head, payload): (&Head<V>, &[u8]),
+        source: Option<(IpAddr, u32)>,
+        mut tell: impl FnMut(Trouble),
+    ) {
+        let along = Along {
+            hop_limit: Some(head.hop_limit),
+            traffic_class: head.traffic_class,
+            source,
+            segment: None,
+        };
+        for share in shares(payload, head.share()) {
+            let segment = u16::try_from(head.size).ok().filter(|_| share.len() > head.size);
+            let as_train = segment.filter(|_| !self.one_by_one.load(Relaxed));
+            if segment.is_some() == as_train.is_some() {
+                let along = Along { segment: as_train, ..along };
+                let mut sent = self.send(to, share, &along, head.may_fragment);
+                if sent.is_err_and(is_perhaps_of_an_earlier_one) {
+                    tell(Trouble::Earlier);
+                    sent = self.send(to, share, &along, head.may_fragment);
+                }
+                match sent {
+                    Ok(()) => continue,
+                    Err(errno) if as_train.is_some() && is_about_trains(errno) => {
+                        // One too long for the path is so for a train on it, too, and others are not.
+                        self.one_by_one.fetch_or(errno != Errno::EMSGSIZE, Relaxed);
+                    }
+                    Err(errno) => {
+                        shares(share, head.size)
+                            .for_each(|datagram| tell(Trouble::Failed(errno, datagram.len())));
+                        continue;
+                    }
+                }
+            }
+            for datagram in shares(share, head.size) {
+                if let Err(errno) = self.send(to, datagram, &along, head.may_fragment) {
+                    tell(Trouble::Failed(errno, datagram.len()));
+                }
+            }
+        }
+    }
+
+    pub(crate) fn raw_fd(&self) -> i32 {
+        self.fd.as_raw_fd()
+    }
+}
+
+/// The octets in pieces of `len`; nothing at all is one empty piece.
+fn shares(octets: &[u8], len: usize) -> impl Iterator<Item = &[u8]> {
+    let empty = octets.is_empty().then_some(octets);
+    octets.chunks(len.max(1)).chain(empty)
+}
+
+/// Whether an error may be what became of an earlier datagram, and not be about room.
+const fn is_perhaps_of_an_earlier_one(errno: Errno) -> bool {
+    !matches!(errno, Errno::EAGAIN | Errno::ENOBUFS)
+}
+
+/// Whether a train may leave in another form: the kernel knows no trains, the device makes no checksums,
+/// or its datagrams are too long not to be cut.
+const fn is_about_trains(errno: Errno) -> bool {
+    matches!(errno, Errno::EINVAL | Errno::EIO | Errno::EMSGSIZE | Errno::EOPNOTSUPP)
+}
+
+/// What the container is told of a datagram the host would not send; nothing where it would do so a
+/// moment later.
+pub(crate) fn as_icmp(errno: Errno, to: SocketAddr, own_mtu: u16) -> Option<IcmpError> {
+    match errno {
+        Errno::EMSGSIZE => {
+            Some(IcmpError::TooBig(socket::path_mtu(to).unwrap_or_else(|_| u32::from(own_mtu))))
+        }
+        Errno::EAGAIN | Errno::ENOBUFS => None,
+        errno => errors::icmp_for(errno),
+    }
+}
