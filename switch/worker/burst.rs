@@ -10,7 +10,7 @@ use crate::queue::{BUFFER_LEN, Queue, QueueError};
 /// Most frames of a burst.
 pub(crate) const MAX_FRAMES: usize = 32;
 
-/// Octets after which a burst is over.
+/// Octets after which a burst is over; each segment to be cut counts for some ([`Offload::cost`]).
 const MAX_OCTETS: usize = 256 * 1024;
 
 /// How reading a burst ended.
@@ -50,7 +50,7 @@ impl Burst {
         for buffer in self.buffers.chunks_exact_mut(BUFFER_LEN) {
             match recv(queue, buffer) {
                 Ok(len) => {
-                    octets += len;
+                    octets += cost(&buffer[..len]);
                     self.lens.push(len);
                     if octets >= MAX_OCTETS {
                         return Drained::More;
@@ -96,5 +96,14 @@ fn recv(queue: &Queue, buffer: &mut [u8]) -> Result<usize, QueueError> {
     match queue.recv(buffer) {
         Err(QueueError::Refused(_)) => queue.recv(buffer),
         read => read,
+    }
+}
+
+/// What carrying a frame costs, in octets.
+fn cost(with_header: &[u8]) -> usize {
+    let offload = with_header.first_chunk().map(Offload::parse);
+    match offload {
+        Some(Ok(offload)) => offload.cost(with_header.len()),
+        _ => with_header.len(),
     }
 }
