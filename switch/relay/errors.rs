@@ -68,11 +68,11 @@ impl HostError {
     }
 }
 
-/// The ICMP error that makes a container's kernel report the same errno; none for a refused connection,
-/// which a reset tells.
+/// The ICMP error that makes a container's kernel report the same errno; none for a connection the far
+/// side refused or broke off, which a reset tells.
 pub(crate) fn icmp_for(errno: Errno) -> Option<IcmpError> {
     match errno {
-        Errno::ECONNREFUSED => None,
+        Errno::ECONNREFUSED | Errno::ECONNRESET | Errno::EPIPE => None,
         Errno::ENETUNREACH | Errno::EADDRNOTAVAIL | Errno::EAFNOSUPPORT => Some(IcmpError::NoRoute),
         Errno::EACCES
         | Errno::EPERM

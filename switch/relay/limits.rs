@@ -52,7 +52,7 @@ impl Limits {
     }
 
     /// Room for `octets` more waiting octets of that port's flows.
-    pub(crate) fn reserve(&self, zone: Zone, port: PortId, octets: usize) -> bool {
+    fn reserve(&self, zone: Zone, port: PortId, octets: usize) -> bool {
         let mut held = self.pending.entry((zone, port)).or_default();
         let fits = *held + octets <= MAX_PENDING_PER_PORT;
         if fits {
@@ -62,12 +62,17 @@ impl Limits {
     }
 
     /// Gives back what [`reserve`](Self::reserve) granted.
-    pub(crate) fn release(&self, zone: Zone, port: PortId, octets: usize) {
-        if octets > 0
-            && let Some(mut held) = self.pending.get_mut(&(zone, port))
-        {
+    fn release(&self, zone: Zone, port: PortId, octets: usize) {
+        self.pending.remove_if_mut(&(zone, port), |_, held| {
             *held = held.saturating_sub(octets);
-        }
+            *held == 0
+        });
+    }
+
+    /// Octets of that port's flows that wait.
+    #[cfg(test)]
+    pub(crate) fn waiting(&self, zone: Zone, port: PortId) -> usize {
+        self.pending.get(&(zone, port)).map_or(0, |held| *held)
     }
 
     /// Flows that hold a place now.
@@ -85,12 +90,66 @@ pub(crate) struct Lease {
     port: PortId,
 }
 
+impl Lease {
+    pub(crate) const fn zone(&self) -> Zone {
+        self.zone
+    }
+
+    pub(crate) const fn port(&self) -> PortId {
+        self.port
+    }
+}
+
 impl Drop for Lease {
     fn drop(&mut self) {
         self.limits.total.fetch_sub(1, Relaxed);
-        if let Some(mut held) = self.limits.per_port.get_mut(&(self.zone, self.port)) {
+        self.limits.per_port.remove_if_mut(&(self.zone, self.port), |_, held| {
             *held = held.saturating_sub(1);
+            *held == 0
+        });
+    }
+}
+
+/// Room for waiting octets of one flow, of what its container may have waiting in all. Dropping it gives
+/// the room back.
+#[derive(Debug)]
+pub(crate) struct Reservation {
+    limits: Arc<Limits>,
+    zone: Zone,
+    port: PortId,
+    octets: usize,
+}
+
+impl Reservation {
+    /// No room yet, for the flow that holds `lease`.
+    pub(crate) fn new(lease: &Lease) -> Self {
+        let Lease { limits, zone, port } = lease;
+        Self { limits: Arc::clone(limits), zone: *zone, port: *port, octets: 0 }
+    }
+
+    /// Takes room for `octets` more, if there is that much.
+    #[must_use]
+    pub(crate) fn grow(&mut self, octets: usize) -> bool {
+        let fits = self.limits.reserve(self.zone, self.port, octets);
+        if fits {
+            self.octets += octets;
         }
+        fits
+    }
+
+    /// Gives back room for `octets`.
+    pub(crate) fn shrink(&mut self, octets: usize) {
+        let octets = octets.min(self.octets);
+        if octets > 0 {
+            self.octets -= octets;
+            self.limits.release(self.zone, self.port, octets);
+        }
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.shrink(self.octets);
     }
 }
 
@@ -111,5 +170,23 @@ mod tests {
         assert!(limits.lease(zone, two).is_none(), "everybody's bound");
         drop(first);
         assert!(limits.lease(zone, two).is_some());
+    }
+
+    #[test]
+    fn room_for_waiting_octets_is_bounded_and_comes_back() {
+        let limits = Arc::new(Limits::new(4, 4));
+        let (zone, one, two) = (Zone(1), PortId(1), PortId(2));
+        let (lease, other) = (limits.lease(zone, one).unwrap(), limits.lease(zone, two).unwrap());
+        let mut first = Reservation::new(&lease);
+        assert!(first.grow(MAX_PENDING_PER_PORT - 10));
+        let mut second = Reservation::new(&lease);
+        assert!(!second.grow(11), "the container's own bound");
+        assert!(Reservation::new(&other).grow(11), "another's is its own");
+        first.shrink(1);
+        assert!(second.grow(11));
+        drop(first);
+        assert_eq!(limits.waiting(zone, one), 11);
+        drop(second);
+        assert_eq!(limits.waiting(zone, one), 0);
     }
 }

@@ -170,9 +170,15 @@ pub(crate) fn abort_on_close(fd: &impl AsFd) {
     let _ = socket::setsockopt(fd, sockopt::Linger, &linger);
 }
 
-/// Writes to a stream what the kernel takes now.
-pub(crate) fn write_some(fd: &impl AsRawFd, octets: &[u8]) -> Result<usize, Errno> {
-    match socket::send(fd.as_raw_fd(), octets, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL) {
+/// Writes to a stream what the kernel takes now. `flags` say how, beyond not to wait and not to raise a
+/// signal.
+pub(crate) fn write_some(
+    fd: &impl AsRawFd,
+    octets: &[u8],
+    flags: MsgFlags,
+) -> Result<usize, Errno> {
+    let flags = flags | MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    match socket::send(fd.as_raw_fd(), octets, flags) {
         Err(Errno::EAGAIN) => Ok(0),
         result => result,
     }

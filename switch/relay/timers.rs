@@ -2,7 +2,7 @@
 //!
 //! A flow moves its deadline at every packet; the heap is told only when the deadline comes nearer, and
 //! whoever is taken from it too early is put back. An idle flow costs one heap entry and nothing per
-//! packet.
+//! packet. The entry of a flow that is gone stays until its time, so nobody is put in for long.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -10,6 +10,9 @@ use std::collections::BinaryHeap;
 use smoltcp::time::Instant;
 
 use crate::key::Key;
+
+/// Entries whose memory is kept in any case.
+const KEPT: usize = 1024;
 
 /// Deadlines of one worker's flows.
 #[derive(Debug, Default)]
@@ -23,13 +26,17 @@ impl Timers {
         self.heap.push(Reverse((when, key)));
     }
 
-    /// Whoever is due, one a call.
-    pub(crate) fn pop(&mut self, now: Instant) -> Option<Key> {
+    /// Whoever is due and since when, one a call.
+    pub(crate) fn pop(&mut self, now: Instant) -> Option<(Instant, Key)> {
         let Reverse((when, _)) = self.heap.peek()?;
         if *when > now {
             return None;
         }
-        self.heap.pop().map(|Reverse((_, key))| key)
+        let Reverse(due) = self.heap.pop()?;
+        if self.heap.capacity() > KEPT && self.heap.len() < self.heap.capacity() / 4 {
+            self.heap.shrink_to((self.heap.len() * 2).max(KEPT));
+        }
+        Some(due)
     }
 
     /// When somebody is due.

@@ -10,7 +10,7 @@ use crate::queue::{BUFFER_LEN, Queue, QueueError};
 /// Most frames of a burst.
 pub(crate) const MAX_FRAMES: usize = 32;
 
-/// Octets after which a burst is over; each segment to be cut counts for some ([`Offload::cost`]).
+/// Octets after which a burst is over.
 const MAX_OCTETS: usize = 256 * 1024;
 
 /// How reading a burst ended.
@@ -27,16 +27,15 @@ pub(crate) enum Drained {
 /// A burst.
 #[derive(Debug)]
 pub(crate) struct Burst {
-    /// [`MAX_FRAMES`] buffers of [`BUFFER_LEN`] octets in one allocation, so large that the kernel gives
-    /// its pages only when frames of that many and that length come.
-    buffers: Box<[u8]>,
+    buffers: Vec<Box<[u8]>>,
     lens: Vec<usize>,
 }
 
 impl Default for Burst {
     fn default() -> Self {
+        let buffer = || vec![0; BUFFER_LEN].into_boxed_slice();
         Self {
-            buffers: vec![0; MAX_FRAMES * BUFFER_LEN].into_boxed_slice(),
+            buffers: std::iter::repeat_with(buffer).take(MAX_FRAMES).collect(),
             lens: Vec::with_capacity(MAX_FRAMES),
         }
     }
@@ -47,10 +46,10 @@ impl Burst {
     pub(crate) fn fill(&mut self, queue: &Queue) -> Drained {
         self.lens.clear();
         let mut octets = 0;
-        for buffer in self.buffers.chunks_exact_mut(BUFFER_LEN) {
-            match recv(queue, buffer) {
+        for buffer in &mut self.buffers {
+            match queue.recv(buffer) {
                 Ok(len) => {
-                    octets += cost(&buffer[..len]);
+                    octets += len;
                     self.lens.push(len);
                     if octets >= MAX_OCTETS {
                         return Drained::More;
@@ -69,7 +68,7 @@ impl Burst {
 
     /// The frame at `place` behind its offload header, as it was read.
     pub(crate) fn with_header(&self, place: usize) -> &[u8] {
-        &self.buffers[place * BUFFER_LEN..][..self.lens[place]]
+        &self.buffers[place][..self.lens[place]]
     }
 
     /// The frame at `place`, and what was left undone on it.
@@ -85,25 +84,7 @@ impl Burst {
     pub(crate) fn hold(&mut self, with_header: &[u8]) {
         self.lens.clear();
         let len = with_header.len().min(BUFFER_LEN);
-        self.buffers[..len].copy_from_slice(&with_header[..len]);
+        self.buffers[0][..len].copy_from_slice(&with_header[..len]);
         self.lens.push(len);
-    }
-}
-
-/// Reads one frame. A packet socket whose interface went down says so once, with frames behind that
-/// word for which no further readiness is announced: it is asked again.
-fn recv(queue: &Queue, buffer: &mut [u8]) -> Result<usize, QueueError> {
-    match queue.recv(buffer) {
-        Err(QueueError::Refused(_)) => queue.recv(buffer),
-        read => read,
-    }
-}
-
-/// What carrying a frame costs, in octets.
-fn cost(with_header: &[u8]) -> usize {
-    let offload = with_header.first_chunk().map(Offload::parse);
-    match offload {
-        Some(Ok(offload)) => offload.cost(with_header.len()),
-        _ => with_header.len(),
     }
 }

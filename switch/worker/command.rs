@@ -64,8 +64,8 @@ pub(crate) enum Command {
         done: Done,
     },
     Publish {
-        published: Vec<Published>,
-        reply: Sender<io::Result<Vec<Key>>>,
+        published: Box<Published>,
+        reply: Sender<io::Result<Key>>,
     },
     /// A UDP port of the host is wanted for a published one.
     GiveUpPort {
@@ -74,8 +74,9 @@ pub(crate) enum Command {
         done: Done,
     },
     Unpublish {
-        keys: Vec<Key>,
+        key: Key,
         done: Done,
     },
+    Take(Handed),
     Stop,
 }

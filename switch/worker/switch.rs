@@ -3,10 +3,8 @@
 //! All state the workers share is made here; what each keeps for itself it is sent. A call returns
 //! when every worker has done its part.
 
-use std::any::Any;
 use std::collections::BTreeMap;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -16,8 +14,6 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use datapath::{DropReason, Network, Port, PortCounters, PortId, PortTotals, network};
 use mio::{Poll, Waker};
 use nat::{Conntrack, Direction, Profile, Protocol, Zone};
-use nix::sched::{CpuSet, sched_setaffinity};
-use nix::unistd::Pid;
 use relay::{Key, Limits, Published, Relay, Shared};
 use smoltcp::time::Instant;
 
@@ -29,11 +25,8 @@ use crate::control::{
 use crate::queue::Queue;
 use crate::worker::{Setup, Tally, WAKER, Worker};
 
-/// Commands one worker may have waiting.
+/// Commands and handed-over frames one worker may have waiting.
 const MAX_COMMANDS: usize = 1024;
-
-/// Frames that others handed over, which one worker may have waiting.
-const MAX_HANDED: usize = 1024;
 
 /// Ports of one network.
 const MAX_PORTS: u16 = 4095;
@@ -84,8 +77,7 @@ impl Switch {
     ///
     /// # Errors
     ///
-    /// A thread or a poll could not be made, or no thread may run on a processor of `config.cpus`;
-    /// `InvalidInput` without workers or with more than 255.
+    /// A thread or a poll could not be made; `InvalidInput` without workers or with more than 255.
     pub fn start(config: Config) -> io::Result<(Self, Receiver<Event>)> {
         if config.workers == 0 || config.workers > 255 {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "1 to 255 workers"));
@@ -104,16 +96,16 @@ impl Switch {
             let poll = Poll::new()?;
             let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
             let relay = Relay::new(index, &shared, poll.registry())?;
-            parts.push((index, poll, relay, waker, bounded(MAX_HANDED)));
+            let (commands, orders) = bounded(MAX_COMMANDS);
+            parts.push((index, poll, relay, waker, commands, orders));
         }
         let others: Vec<_> = parts
             .iter()
-            .map(|(.., waker, (frames, _))| (frames.clone(), Arc::clone(waker)))
+            .map(|(.., waker, commands, _)| (commands.clone(), Arc::clone(waker)))
             .collect();
         let mut workers = Vec::new();
-        for (index, poll, relay, waker, (_, handed)) in parts {
+        for (index, poll, relay, waker, commands, orders) in parts {
             let tally = Arc::new(Tally::default());
-            let (commands, orders) = bounded(MAX_COMMANDS);
             let worker = Worker::new(Setup {
                 index,
                 poll,
@@ -121,30 +113,15 @@ impl Switch {
                 conntrack: Arc::clone(&conntrack),
                 commands: orders,
                 events: events.clone(),
-                handed,
                 others: others.clone(),
                 tally: Arc::clone(&tally),
                 epoch,
                 busy_poll: config.busy_poll,
                 housekeeper: index == 0,
             });
-            let index = usize::from(index);
-            let cpu = config.cpus.get(index % config.cpus.len().max(1)).copied();
-            let events = events.clone();
-            let (bound, outcome) = bounded(1);
             let thread =
-                thread::Builder::new().name(format!("worker{index}")).spawn(move || {
-                    // An asker that is gone has given up the whole switch.
-                    let _ = bound.send(cpu.map_or(Ok(()), bind_to));
-                    let worked = catch_unwind(AssertUnwindSafe(|| worker.run()));
-                    if let Err(panic) = worked {
-                        // Nobody listens any more only when the switch is coming down.
-                        let _ = events
-                            .send(Event::WorkerDied { worker: index, panic: words_of(&*panic) });
-                    }
-                })?;
+                thread::Builder::new().name(format!("worker{index}")).spawn(|| worker.run())?;
             workers.push(WorkerHandle { commands, waker, tally, thread: Some(thread) });
-            outcome.recv().map_err(io::Error::other)??;
         }
         let state = Mutex::default();
         Ok((Self { workers, conntrack, epoch, state }, told))
@@ -279,69 +256,29 @@ impl Switch {
         }
     }
 
-    /// Binds the host socket in the calling thread's namespace and starts serving it.
+    /// Binds the host socket(s) in the calling thread's namespace and starts serving them.
     ///
     /// # Errors
     ///
     /// As `bind(2)`: the address is in use, is not the host's, or needs privilege.
     pub fn publish(&self, publication: Publication) -> io::Result<PublishId> {
-        let made = self.publish_all(vec![publication]).map_err(|(_, error)| error)?;
-        made.first().copied().ok_or_else(|| io::ErrorKind::InvalidInput.into())
-    }
-
-    /// The same for many at once, all of them or none: the workers are asked once, not for each.
-    ///
-    /// # Errors
-    ///
-    /// As [`publish`](Self::publish), with the place of the first that could not be had.
-    pub fn publish_all(
-        &self,
-        publications: Vec<Publication>,
-    ) -> Result<Vec<PublishId>, (usize, io::Error)> {
-        let bind = |(place, publication): (usize, Publication)| {
-            self.bind(&relay::Publication {
-                zone: Zone(publication.network.0),
-                port: publication.port,
-                protocol: publication.protocol,
-                listen: publication.listen,
-                to: publication.to,
-                to_port: publication.to_port,
-            })
-            .map_err(|error| (place, error))
-        };
-        let bound: Vec<_> =
-            publications.into_iter().enumerate().map(bind).collect::<Result<_, _>>()?;
+        let published = self.bind(&relay::Publication {
+            zone: Zone(publication.network.0),
+            port: publication.port,
+            protocol: publication.protocol,
+            listen: publication.listen,
+            to: publication.to,
+            to_port: publication.to_port,
+        })?;
         let mut state = self.state();
-        let mut shares: Vec<_> = self.workers.iter().map(|_| (Vec::new(), Vec::new())).collect();
-        let mut ids = Vec::with_capacity(bound.len());
-        for published in bound {
-            let id = PublishId(state.next_publish);
-            state.next_publish += 1;
-            let (own, share) = &mut shares[id.0 as usize % self.workers.len()];
-            own.push(id);
-            share.push(published);
-            ids.push(id);
-        }
-        let mut outcome = Ok(());
-        for (worker, (own, published)) in shares.into_iter().enumerate() {
-            if published.is_empty() {
-                continue;
-            }
-            let (reply, answer) = bounded(1);
-            self.workers[worker].tell(Command::Publish { published, reply });
-            match answer.recv_timeout(PATIENCE).map_err(io::Error::other).flatten() {
-                Ok(keys) => {
-                    let named = own.into_iter().zip(keys.into_iter().map(|key| (worker, key)));
-                    state.published.extend(named);
-                }
-                Err(error) => outcome = outcome.and(Err((0, error))),
-            }
-        }
-        drop(state);
-        if outcome.is_err() {
-            self.unpublish_all(&ids);
-        }
-        outcome.map(|()| ids)
+        let id = PublishId(state.next_publish);
+        state.next_publish += 1;
+        let worker = id.0 as usize % self.workers.len();
+        let (reply, answer) = bounded(1);
+        self.workers[worker].tell(Command::Publish { published: Box::new(published), reply });
+        let key = answer.recv_timeout(PATIENCE).map_err(io::Error::other)??;
+        state.published.insert(id, (worker, key));
+        Ok(id)
     }
 
     /// Binds a host socket. A UDP port that a container's mapping holds is taken back from it.
@@ -361,23 +298,11 @@ impl Switch {
 
     /// Stops listening. TCP connections that came by it stay until they end.
     pub fn unpublish(&self, id: PublishId) {
-        self.unpublish_all(&[id]);
-    }
-
-    /// The same for many at once.
-    pub fn unpublish_all(&self, ids: &[PublishId]) {
-        let mut shares = vec![Vec::new(); self.workers.len()];
-        let mut state = self.state();
-        for (worker, key) in ids.iter().filter_map(|id| state.published.remove(id)) {
-            shares[worker].push(key);
-        }
-        drop(state);
-        let mut shares = shares.into_iter();
+        let Some((worker, key)) = self.state().published.remove(&id) else { return };
+        let (done, answer) = bounded(1);
+        self.workers[worker].tell(Command::Unpublish { key, done: Done(done) });
         // As for a network.
-        let _ = self.ask_all(|_, done| {
-            let keys = shares.next().filter(|keys| !keys.is_empty())?;
-            Some(Command::Unpublish { keys, done })
-        });
+        let _ = answer.recv_timeout(PATIENCE);
     }
 
     /// Asks every worker and waits for all; the first error is told.
@@ -521,20 +446,6 @@ impl Known {
         }
         None
     }
-}
-
-/// Binds the calling thread to one processor: sched_setaffinity(2).
-fn bind_to(cpu: usize) -> io::Result<()> {
-    let mut only = CpuSet::new();
-    only.set(cpu)
-        .and_then(|()| sched_setaffinity(Pid::from_raw(0), &only))
-        .map_err(|errno| io::Error::other(format!("bind a worker to processor {cpu}: {errno}")))
-}
-
-/// What a panic said.
-fn words_of(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default()
 }
 
 fn since(earlier: Instant, later: Instant) -> Duration {

@@ -16,7 +16,7 @@ use mio::event::Event as Readable;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use nat::{Conntrack, Zone};
-use relay::{Context, Key, Published, Readiness, Relay};
+use relay::{Context, Key, Readiness, Relay};
 use smoltcp::time::{Duration as Span, Instant};
 
 use crate::burst::{Burst, Drained};
@@ -66,10 +66,7 @@ pub(crate) struct Setup {
     pub(crate) conntrack: Arc<Conntrack>,
     pub(crate) commands: Receiver<Command>,
     pub(crate) events: Sender<Event>,
-    /// Frames that other workers read of flows this one owns.
-    pub(crate) handed: Receiver<Handed>,
-    /// The same of every worker, by number.
-    pub(crate) others: Vec<(Sender<Handed>, Arc<Waker>)>,
+    pub(crate) others: Vec<(Sender<Command>, Arc<Waker>)>,
     pub(crate) tally: Arc<Tally>,
     pub(crate) epoch: HostInstant,
     pub(crate) busy_poll: Duration,
@@ -128,11 +125,8 @@ impl Worker {
                 told |= event.token() == WAKER;
                 self.note(event, now);
             }
-            if told {
-                if !self.obey(now) {
-                    return;
-                }
-                self.take_over_all(now);
+            if told && !self.obey(now) {
+                return;
             }
             self.serve_ports(now);
             self.serve_relay(now);
@@ -278,32 +272,19 @@ impl Worker {
         Some(drained)
     }
 
-    /// Takes what other workers have handed over; what comes meanwhile wakes us again.
-    fn take_over_all(&mut self, now: Instant) {
-        for _ in 0..self.setup.handed.len() {
-            let Ok(handed) = self.setup.handed.try_recv() else { return };
-            self.take_over(&handed, now);
-        }
-    }
-
     /// A frame that another worker read, of a flow this one owns.
     fn take_over(&mut self, handed: &Handed, now: Instant) {
-        // A network that was removed meanwhile took its counters along.
         let Some(net) = self.networks.get_mut(&handed.zone) else { return };
         self.burst.hold(&handed.with_header);
-        let (frame, offload) = self.burst.frame(0);
+        let (frame, Ok(offload)) = self.burst.frame(0) else { return };
+        let received = Received { port: handed.port, place: 0, frame, offload };
+        let Ok(packet) = Packet::parse(frame, &offload) else { return };
         let mut ctx = Context { dp: &mut net.dp, out: &mut self.out, now };
-        let relay = &mut self.setup.relay;
-        let taken = offload.and_then(|offload| {
-            let packet = Packet::parse(frame, &offload)?;
-            let received = Received { port: handed.port, place: 0, frame, offload };
-            relay.flow(handed.key, &received, &packet, &mut ctx)
-        });
-        if let Err(reason) = taken {
+        if let Err(reason) = self.setup.relay.flow(handed.key, &received, &packet, &mut ctx) {
             // Its reception was counted where it was read; here it is a copy that did not arrive.
             ctx.dp.gateway_counters().not_sent(reason);
         }
-        relay.end_burst(&mut ctx);
+        self.setup.relay.end_burst(&mut ctx);
         self.flush(handed.zone);
     }
 
@@ -380,13 +361,12 @@ impl Worker {
                         && let Some(net) = self.networks.get_mut(&zone)
                     {
                         net.dp.attach(id, port, counters);
+                        net.dp.introduce(id, now);
                         if net.queues.len() <= id.index() {
                             net.queues.resize_with(id.index() + 1, || None);
                         }
                         let held = PortQueue::new(queue, polled);
                         net.queues[id.index()] = Some(held);
-                        net.dp.introduce(id, now, &mut self.out);
-                        self.flush(zone);
                         // Frames may wait already.
                         self.enqueue(zone, id);
                     }
@@ -405,41 +385,21 @@ impl Worker {
                     done.tell();
                 }
                 Command::Publish { published, reply } => {
-                    let _ = reply.send(self.publish(published));
+                    let _ = reply.send(self.setup.relay.publish(*published));
                 }
                 Command::GiveUpPort { v4, port, done } => {
                     self.setup.relay.give_up_port(v4, port, &self.setup.conntrack);
                     done.tell();
                 }
-                Command::Unpublish { keys, done } => {
-                    self.unpublish(keys);
+                Command::Unpublish { key, done } => {
+                    self.setup.relay.unpublish(key, &self.setup.conntrack);
                     done.tell();
                 }
+                Command::Take(handed) => self.take_over(&handed, now),
                 Command::Stop => return false,
             }
         }
         true
-    }
-
-    /// Serves published ports, all of them or none.
-    fn publish(&mut self, published: Vec<Published>) -> io::Result<Vec<Key>> {
-        let mut keys = Vec::with_capacity(published.len());
-        for published in published {
-            match self.setup.relay.publish(published) {
-                Ok(key) => keys.push(key),
-                Err(error) => {
-                    self.unpublish(keys);
-                    return Err(error);
-                }
-            }
-        }
-        Ok(keys)
-    }
-
-    fn unpublish(&mut self, keys: Vec<Key>) {
-        for key in keys {
-            self.setup.relay.unpublish(key, &self.setup.conntrack);
-        }
     }
 
     fn add_port(&self, zone: Zone, id: PortId, queue: &Queue, polled: bool) -> io::Result<()> {
@@ -480,18 +440,16 @@ impl Worker {
 /// Hands a frame to the worker that owns its flow. The TAP steers a flow's frames to the queue its
 /// answers were written to, so this is for the first frames after a pause.
 fn hand_over(
-    others: &[(Sender<Handed>, Arc<Waker>)],
+    others: &[(Sender<Command>, Arc<Waker>)],
     key: Key,
     zone: Zone,
     port: PortId,
     with_header: &[u8],
 ) -> Result<(), DropReason> {
-    let (frames, waker) = others.get(usize::from(key.worker())).ok_or(DropReason::NoFlow)?;
+    let (commands, waker) = others.get(usize::from(key.worker())).ok_or(DropReason::NoFlow)?;
     let handed = Handed { zone, port, key, with_header: with_header.into() };
-    frames.try_send(handed).map_err(|_| DropReason::RelayBufferFull)?;
-    // It fails only with the worker gone, and then nothing is left to be carried.
-    let _ = waker.wake();
-    Ok(())
+    commands.try_send(Command::Take(handed)).map_err(|_| DropReason::RelayBufferFull)?;
+    waker.wake().map_err(|_| DropReason::RelayBufferFull)
 }
 
 fn add(count: &AtomicU64) {

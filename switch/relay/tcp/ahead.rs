@@ -110,7 +110,8 @@ impl Ahead {
     }
 
     /// Octets kept.
-    pub(crate) fn len(&self) -> usize {
+    #[cfg(test)]
+    fn len(&self) -> usize {
         self.pieces.iter().map(|piece| piece.octets.len()).sum()
     }
 }

@@ -9,11 +9,11 @@ use crate::key::Key;
 use crate::socket;
 
 impl Tcp {
-    /// Takes a flow out of every table; dropping it closes its socket and returns its lease.
+    /// Takes a flow out of every table; dropping it closes its socket and returns its lease, and the
+    /// room of what waited.
     pub(crate) fn take(&mut self, key: Key, ctx: &Context<'_>) -> Option<Flow> {
         let flow = self.flows.remove(key)?;
         ctx.dp.network().conntrack.remove(&flow.entry);
-        self.limits.release(flow.zone, flow.port, flow.rcv.waiting());
         Some(flow)
     }
 
@@ -30,16 +30,20 @@ impl Tcp {
         if let Some(mut flow) = self.take(key, ctx) {
             flow.entry.set_state(TcpState::Close);
             socket::abort_on_close(&flow.stream);
-            let reset = flow.control(RST_ACK, flow.snd.max);
+            let reset = flow.control(RST_ACK, flow.snd.nxt);
             Self::send(&flow, &reset, ctx);
         }
     }
 
-    /// All is said and acknowledged in both directions. Nothing is kept to answer a FIN sent again: its
-    /// sender has closed already, and a reset then only confirms it.
-    pub(crate) fn finish(&mut self, key: Key, ctx: &Context<'_>) {
+    /// Ends a flow in which nothing is left to say in either direction. Nothing is kept to answer a FIN
+    /// sent again: its sender has closed already, and a reset then only confirms it.
+    pub(super) fn finish_if_over(&mut self, key: Key, ctx: &mut Context<'_>) {
+        if !self.flows.get(key).is_some_and(Flow::finished) {
+            return;
+        }
         // Octets left unread would make the close a reset (RFC 2525 §2.17).
         self.discard_acknowledged(key);
+        self.acknowledge_if_due(key, ctx);
         if let Some(flow) = self.take(key, ctx) {
             flow.entry.set_state(TcpState::TimeWait);
         }

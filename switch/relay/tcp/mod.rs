@@ -1,7 +1,9 @@
 //! TCP through the socket uplink and published ports.
 //!
-//! Read `flow.rs` for what is kept and `table.rs` for where, then `open.rs` (how flows begin), `inside.rs` (segments from the
-//! container), `outside.rs` (the host socket), `close.rs` (how flows end).
+//! Read `flow.rs` for what is kept and `table.rs` for where, then `sending.rs` and `receiving.rs` (the two
+//! sequence spaces, pure), `open.rs` (how flows begin), `handshake.rs` and `inside.rs` (segments from the
+//! container), `upstream.rs` (to the host socket), `outside.rs` (from it), `wait.rs` (deadlines), `close.rs`
+//! (how flows end).
 //!
 //! ```text
 //!   container's SYN ─▶ Connecting ─far side answered, SYN-ACK out─▶ Accepting ─ACK─▶ Established
@@ -10,14 +12,21 @@
 //! ```
 
 mod ahead;
+mod board;
 mod close;
 mod flow;
+mod handshake;
 mod inside;
 mod open;
 mod outside;
+mod receiving;
+mod rtt;
 mod segment;
+mod sending;
 mod seq;
 mod table;
+mod upstream;
+mod wait;
 
 pub(crate) use open::Client;
 pub(crate) use table::Tcp;

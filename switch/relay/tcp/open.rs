@@ -19,7 +19,7 @@ use super::flow::{Birth, Flow, Stage};
 use super::segment::{self, SynOptions, WINDOW_SCALE};
 use super::seq::Seq;
 use super::table::{RST_ACK, SYN, SYN_ACK, Tcp, own_mss};
-use crate::context::Context;
+use crate::context::{Context, Readiness};
 use crate::errors;
 use crate::key::{Key, account};
 use crate::quote;
@@ -78,18 +78,15 @@ impl Tcp {
         let local = stream.local_addr().map_or(tuple.src, TransportAddr::from);
         let reply = Tuple::new(Protocol::Tcp, tuple.dst, local);
         let entry = Entry::new(zone, Direction::Original, tuple, reply, key.into(), ctx.now);
-        let conntrack = &ctx.dp.network().conntrack;
-        let entry = conntrack
-            .insert(account(zone, received.port), entry)
-            .map_err(|_| DropReason::FlowLimit)?;
+        let account = account(zone, received.port);
+        let Ok(entry) = ctx.dp.network().conntrack.insert(account, entry) else {
+            ctx.dp.tell(received, packet, IcmpError::AdminProhibited, ctx.now, ctx.out);
+            return Err(DropReason::FlowLimit);
+        };
         let mut flow = Flow::new(Birth {
-            zone,
-            port: received.port,
             entry,
             stream,
             lease,
-            inside: tuple.src,
-            outside: tuple.dst,
             stage: Stage::Connecting,
             iss: self.initial_seq(tuple.src, tuple.dst, ctx.now),
             now: ctx.now,
@@ -118,13 +115,9 @@ impl Tcp {
         })?;
         let outside = entry.reply.dst;
         let mut flow = Flow::new(Birth {
-            zone,
-            port,
             entry,
             stream,
             lease,
-            inside,
-            outside,
             stage: Stage::Opening,
             iss: self.initial_seq(inside, outside, ctx.now),
             now: ctx.now,
@@ -193,26 +186,32 @@ impl Tcp {
                 self.peek_offset = false;
             }
         }
-        let deadline = flow.deadline;
+        let deadline = ctx.now + flow.snd.timeout();
         let entered = self.flows.insert(flow);
         debug_assert_eq!(entered, key, "the key given before is the key got");
-        self.schedule(key, deadline);
+        self.schedule(key, deadline, ctx.now);
         Ok(key)
     }
 
     /// The host socket says how its attempt to connect ended.
-    pub(crate) fn connected(&mut self, key: Key, ctx: &mut Context<'_>) {
+    pub(super) fn connected(&mut self, key: Key, readiness: Readiness, ctx: &mut Context<'_>) {
         let Some(flow) = self.flows.get_mut(key) else { return };
-        match flow.stream.take_error() {
+        if !flow.entry.is_tracked() {
+            // It gave way to a newer flow: the container's segments would not find it any more.
+            self.abandon(key, ctx);
+            return;
+        }
+        // Room to write and nothing else to say is how success looks (connect(2), EINPROGRESS).
+        let plain = readiness.writable && !readiness.hung_up;
+        match if plain { Ok(None) } else { flow.stream.take_error() } {
             Ok(None) => {
-                if flow.stream.peer_addr().is_err() {
+                if !plain && flow.stream.peer_addr().is_err() {
                     return; // Woken before the end of the attempt.
                 }
                 // From here on an ICMP error is a hint, not an end (RFC 1122 §4.2.3.9).
-                let _ = socket::want_errors(&flow.stream, flow.outside.addr.is_ipv4(), false);
+                let _ = socket::want_errors(&flow.stream, flow.outside().addr.is_ipv4(), false);
                 flow.stage = Stage::Accepting;
-                flow.snd.nxt = flow.snd.una + 1;
-                flow.snd.max = flow.snd.nxt;
+                flow.attempts = 0;
                 self.send_syn_ack(key, ctx);
             }
             Ok(Some(error)) | Err(error) => {
@@ -235,11 +234,11 @@ impl Tcp {
             Some(what) if errno != Errno::ECONNREFUSED => {
                 let quoted = quote::packet(
                     Protocol::Tcp,
-                    flow.inside,
-                    flow.outside,
-                    &quote::segment((flow.rcv.taken - 1).0),
+                    flow.inside(),
+                    flow.outside(),
+                    &quote::segment((flow.rcv.nxt - 1).0),
                 );
-                ctx.dp.tell_about(flow.inside.addr, from, what, &quoted, ctx.now, ctx.out);
+                ctx.dp.tell_about(flow.inside().addr, from, what, &quoted, ctx.now, ctx.out);
             }
             _ => {
                 let reset = flow.control(RST_ACK, flow.snd.nxt);
@@ -255,23 +254,21 @@ impl Tcp {
 
     /// Opens the connection to the container.
     pub(crate) fn send_syn(&mut self, key: Key, ctx: &mut Context<'_>) {
-        if let Some(flow) = self.flows.get_mut(key) {
-            flow.snd.nxt = flow.snd.una + 1;
-            flow.snd.max = flow.snd.nxt;
-        }
         self.send_opening(key, SYN, ctx);
     }
 
     fn send_opening(&mut self, key: Key, flags: nat::TcpFlags, ctx: &mut Context<'_>) {
         let Some(flow) = self.flows.get_mut(key) else { return };
-        let mss = own_mss(ctx, flow.inside.addr.is_ipv6());
+        let mss = own_mss(ctx, flow.inside().addr.is_ipv6());
         let scaled = !flags.ack || flow.rcv.scale > 0;
         let sack = !flags.ack || flow.rcv.sack;
-        let mut segment = flow.control(flags, flow.snd.una);
+        let iss = flow.snd.una;
+        let mut segment = flow.control(flags, iss);
+        flow.snd.sent(iss, iss + 1, ctx.now);
         segment.options =
             Some(SynOptions { mss, window_scale: scaled.then_some(WINDOW_SCALE), sack });
         Self::send(flow, &segment, ctx);
-        let deadline = ctx.now + flow.timeout;
-        self.schedule(key, deadline);
+        let deadline = ctx.now + flow.snd.timeout();
+        self.schedule(key, deadline, ctx.now);
     }
 }

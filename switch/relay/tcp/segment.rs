@@ -20,14 +20,29 @@ const MAX_OPTIONS_LEN: usize = 4 + 8 * MAX_BLOCKS;
 /// The MSS a sender without the option may assume (RFC 9293 §3.7.1): 536 in IPv4; 1,220 in IPv6.
 const DEFAULT_MSS: [u16; 2] = [536, 1220];
 
+/// Blocks a SACK option can hold (RFC 2018 §3).
+pub(crate) const MAX_SACKS: usize = 4;
+
 /// What a segment's header says.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Segment {
     pub(crate) seq: Seq,
     pub(crate) ack: Seq,
     pub(crate) flags: TcpFlags,
     /// As it stands in the header, not scaled.
     pub(crate) window: u16,
+    /// What its sender has beyond a gap.
+    pub(crate) sacks: [Option<Block>; MAX_SACKS],
+    /// Where urgent octets end, counted from `seq` (RFC 9293 §3.1).
+    pub(crate) urgent: Option<u16>,
+}
+
+impl Segment {
+    /// Sequence number behind a segment of so many octets of payload.
+    pub(crate) fn end(&self, payload: usize) -> Seq {
+        let payload = u32::try_from(payload).unwrap_or(0);
+        self.seq + payload + u32::from(self.flags.syn) + u32::from(self.flags.fin)
+    }
 }
 
 /// What a SYN's options say.
@@ -47,14 +62,45 @@ pub(crate) fn read<'f>(
 ) -> Result<(Segment, &'f [u8]), DropReason> {
     let octets = packet.transport(frame);
     let tcp = TcpPacket::new_checked(octets).map_err(|_| DropReason::Malformed)?;
+    let header_len = usize::from(tcp.header_len());
     let segment = Segment {
         seq: Seq(seq_bits(tcp.seq_number())),
         ack: Seq(seq_bits(tcp.ack_number())),
         flags: TcpFlags { syn: tcp.syn(), ack: tcp.ack(), fin: tcp.fin(), rst: tcp.rst() },
         window: tcp.window_len(),
+        sacks: sacks(&octets[HEADER_LEN..header_len]),
+        urgent: tcp.urg().then(|| tcp.urgent_at()),
     };
-    let header_len = usize::from(tcp.header_len());
     Ok((segment, &octets[header_len..]))
+}
+
+/// The blocks of the SACK option, if there is one: only no-operations stand before it in practice, and
+/// nothing is lost but speed where that is not so.
+fn sacks(mut options: &[u8]) -> [Option<Block>; MAX_SACKS] {
+    let mut blocks = [None; MAX_SACKS];
+    loop {
+        options = match options {
+            [1, rest @ ..] => rest,
+            [5, len, rest @ ..] => {
+                let len = usize::from(*len).saturating_sub(2).min(rest.len());
+                let edges = rest[..len].chunks_exact(8).map(|edges| {
+                    let (start, end) = edges.split_at(4);
+                    let edge =
+                        |octets: &[u8]| octets.first_chunk().copied().map_or(0, u32::from_be_bytes);
+                    (Seq(edge(start)), Seq(edge(end)))
+                });
+                for (block, found) in blocks.iter_mut().zip(edges) {
+                    *block = Some(found);
+                }
+                return blocks;
+            }
+            // Any other but the end of the list says how long it is.
+            [kind, len, ..] if *kind > 1 && *len > 1 => {
+                options.get(usize::from(*len)..).unwrap_or_default()
+            }
+            _ => return blocks,
+        };
+    }
 }
 
 #[expect(clippy::cast_sign_loss, reason = "smoltcp keeps the 32 bits in a signed integer")]

@@ -20,8 +20,13 @@ impl Seq {
     }
 
     /// The later of two.
-    pub(crate) fn max(self, other: Self) -> Self {
+    pub(crate) const fn max(self, other: Self) -> Self {
         if self.since(other) >= 0 { self } else { other }
+    }
+
+    /// The earlier of two.
+    pub(crate) const fn min(self, other: Self) -> Self {
+        if self.since(other) <= 0 { self } else { other }
     }
 }
 
@@ -60,5 +65,6 @@ mod tests {
         assert_eq!(before.since(after), -20);
         assert_eq!(before.after(after), 0);
         assert_eq!(before.max(after), after);
+        assert_eq!(before.min(after), before);
     }
 }

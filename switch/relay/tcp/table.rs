@@ -7,7 +7,7 @@ use std::sync::Arc;
 use datapath::{Offload, Outbox, Packet, PortId};
 use mio::Registry;
 use nat::{TcpFlags, TransportAddr, Zone};
-use smoltcp::time::Instant;
+use smoltcp::time::{Duration, Instant};
 
 use super::flow::Flow;
 use super::segment::Outgoing;
@@ -20,6 +20,13 @@ use crate::timers::Timers;
 /// Octets one flow may move towards its container before others get their turn.
 pub(super) const SHARE: usize = 256 * 1024;
 
+/// Longest time a timer lies in the heap: that of a flow which is gone is in nobody's way for longer.
+const IDLE_SLEEP: Duration = Duration::from_secs(30);
+
+/// The same for a flow that is in use, whose deadline may come nearer soon: each time it does costs
+/// another place in the heap until then.
+const BUSY_SLEEP: Duration = Duration::from_secs(1);
+
 /// All TCP flows of one worker.
 #[derive(Debug)]
 pub(crate) struct Tcp {
@@ -27,8 +34,8 @@ pub(crate) struct Tcp {
     timers: Timers,
     pub(super) limits: Arc<Limits>,
     pub(super) registry: Registry,
-    /// Flows that owe the container an acknowledgment.
-    pub(super) ack_due: Vec<Key>,
+    /// Flows to be looked at at the end of the burst.
+    due: Vec<Key>,
     /// Flows with more to move than their share.
     backlog: VecDeque<(Zone, Key)>,
     /// Keys the initial sequence numbers (RFC 6528).
@@ -43,7 +50,7 @@ impl Tcp {
             timers: Timers::default(),
             limits,
             registry,
-            ack_due: Vec::new(),
+            due: Vec::new(),
             backlog: VecDeque::new(),
             secret: RandomState::new(),
             peek_offset: netns::sockopt::peek_off_supported(),
@@ -55,7 +62,7 @@ impl Tcp {
     }
 
     pub(crate) fn zone_of(&self, key: Key) -> Option<Zone> {
-        self.flows.get(key).map(|flow| flow.zone)
+        self.flows.get(key).map(Flow::zone)
     }
 
     /// RFC 6528: a clock that ticks every 4 µs, and a keyed hash of who speaks to whom.
@@ -72,11 +79,17 @@ impl Tcp {
 
     /// Sends a segment of `flow` to its container.
     pub(super) fn send(flow: &Flow, segment: &Outgoing, ctx: &mut Context<'_>) {
-        let Some(own_mac) = ctx.own_mac() else { return };
+        let ip_len = Self::send_apart(segment, ctx);
+        flow.note(flow.entry.from_inside.other(), ip_len, segment.segment.flags, ctx.now);
+    }
+
+    /// Sends a segment that moves no state. Returns its octets of IP.
+    pub(super) fn send_apart(segment: &Outgoing, ctx: &mut Context<'_>) -> usize {
+        let Some(own_mac) = ctx.own_mac() else { return 0 };
         let built = segment.build(ctx.out, own_mac);
         let ip_len = built.len() - Packet::IP;
-        flow.note(flow.entry.from_inside.other(), ip_len, segment.segment.flags, ctx.now);
-        ctx.dp.send_to(built, flow.inside.addr, Offload::NONE, ctx.now, ctx.out);
+        ctx.dp.send_to(built, segment.to.addr, Offload::NONE, ctx.now, ctx.out);
+        ip_len
     }
 
     /// Puts a flow in line for its next share.
@@ -85,7 +98,7 @@ impl Tcp {
             && !flow.queued
         {
             flow.queued = true;
-            self.backlog.push_back((flow.zone, key));
+            self.backlog.push_back((flow.zone(), key));
         }
     }
 
@@ -98,44 +111,63 @@ impl Tcp {
         self.backlog.len()
     }
 
-    /// Gives a queued flow its share.
-    pub(crate) fn serve_queued(&mut self, key: Key, ctx: &mut Context<'_>) {
+    /// Gives a queued flow its share, at the end of the burst.
+    pub(crate) fn serve_queued(&mut self, key: Key) {
         if let Some(flow) = self.flows.get_mut(key) {
             flow.queued = false;
-            self.pump(key, ctx);
+            self.attend(key);
+        }
+    }
+
+    /// Looks at a flow at the end of the burst, once, however often something happens to it.
+    pub(super) fn attend(&mut self, key: Key) {
+        if let Some(flow) = self.flows.get_mut(key)
+            && !std::mem::replace(&mut flow.due, true)
+        {
+            self.due.push(key);
         }
     }
 
     pub(super) fn owe_ack(&mut self, key: Key) {
-        if let Some(flow) = self.flows.get_mut(key)
-            && !flow.ack_due
-        {
+        if let Some(flow) = self.flows.get_mut(key) {
             flow.ack_due = true;
-            self.ack_due.push(key);
+            self.attend(key);
         }
     }
 
-    /// Acknowledges, once per flow, what a burst brought; and frees what the burst acknowledged.
+    /// For each flow something happened to in a burst: frees what the container acknowledged, sends what
+    /// it may have, acknowledges what it sent.
     pub(crate) fn end_burst(&mut self, ctx: &mut Context<'_>) {
-        let mut due = std::mem::take(&mut self.ack_due);
+        let mut due = std::mem::take(&mut self.due);
         for key in due.drain(..) {
-            self.discard_acknowledged(key);
             let Some(flow) = self.flows.get_mut(key) else { continue };
-            if std::mem::take(&mut flow.ack_due) {
-                let ack = flow.control(ACK, flow.snd.nxt);
-                Self::send(flow, &ack, ctx);
+            flow.due = false;
+            let queued = flow.queued;
+            self.finish_if_over(key, ctx);
+            self.discard_acknowledged(key);
+            // Whoever is in line for its share waits for that.
+            if !queued {
+                self.pump(key, ctx);
             }
+            self.acknowledge_if_due(key, ctx);
+            self.watch(key, ctx);
         }
-        self.ack_due = due;
+        self.due = due;
     }
 
     /// Moves a flow's deadline.
-    pub(super) fn schedule(&mut self, key: Key, when: Instant) {
+    pub(super) fn schedule(&mut self, key: Key, when: Instant, now: Instant) {
         let Some(flow) = self.flows.get_mut(key) else { return };
         flow.deadline = when;
+        Self::arm(&mut self.timers, key, flow, now + IDLE_SLEEP);
+    }
+
+    /// Has the timers look at a flow at its deadline, but no later than `latest`.
+    fn arm(timers: &mut Timers, key: Key, flow: &mut Flow, latest: Instant) {
+        let when = flow.deadline.min(latest);
         if flow.armed.is_none_or(|armed| when < armed) {
             flow.armed = Some(when);
-            self.timers.arm(key, when);
+            timers.arm(key, when);
         }
     }
 
@@ -145,25 +177,25 @@ impl Tcp {
 
     /// A flow whose deadline has come, with its zone.
     pub(crate) fn next_due(&mut self, now: Instant) -> Option<(Zone, Key)> {
-        while let Some(key) = self.timers.pop(now) {
+        while let Some((when, key)) = self.timers.pop(now) {
             let Some(flow) = self.flows.get_mut(key) else { continue };
-            if flow.armed.is_some_and(|armed| armed > now) {
-                continue;
+            if flow.armed != Some(when) {
+                continue; // An earlier look was arranged since.
             }
             flow.armed = None;
-            let (zone, deadline) = (flow.zone, flow.deadline);
-            if deadline > now {
-                self.schedule(key, deadline);
-            } else {
-                return Some((zone, key));
+            if flow.deadline <= now {
+                return Some((flow.zone(), key));
             }
+            let idle = now - flow.entry.last_seen() >= IDLE_SLEEP;
+            let sleep = if idle { IDLE_SLEEP } else { BUSY_SLEEP };
+            Self::arm(&mut self.timers, key, flow, now + sleep);
         }
         None
     }
 
     /// The flows of a port, or of a whole network.
     pub(crate) fn of_port(&self, zone: Zone, port: Option<PortId>) -> Vec<Key> {
-        self.flows.keys(|flow| flow.zone == zone && port.is_none_or(|port| flow.port == port))
+        self.flows.keys(|flow| flow.zone() == zone && port.is_none_or(|port| flow.port() == port))
     }
 }
 
@@ -171,6 +203,7 @@ pub(super) const ACK: TcpFlags = TcpFlags { syn: false, ack: true, fin: false, r
 pub(super) const SYN: TcpFlags = TcpFlags { syn: true, ack: false, fin: false, rst: false };
 pub(super) const SYN_ACK: TcpFlags = TcpFlags { syn: true, ack: true, fin: false, rst: false };
 pub(super) const FIN_ACK: TcpFlags = TcpFlags { syn: false, ack: true, fin: true, rst: false };
+pub(super) const RST: TcpFlags = TcpFlags { syn: false, ack: false, fin: false, rst: true };
 pub(super) const RST_ACK: TcpFlags = TcpFlags { syn: false, ack: true, fin: false, rst: true };
 
 /// Our own MSS: what fits a packet of the network's MTU.

@@ -1,0 +1,116 @@
+//! Deadlines: what is awaited of a container, and what follows if it does not happen.
+//!
+//! A timer runs from when something first is awaited and is set anew only by progress (RFC 6298 §5):
+//! traffic the other way must not hold it off.
+
+use smoltcp::time::Duration;
+
+use super::flow::{Flow, MAX_ATTEMPTS, MAX_OPENING_ATTEMPTS, MAX_TIMEOUT, Stage, Waits};
+use super::table::{ACK, Tcp};
+use crate::context::Context;
+use crate::key::Key;
+
+/// Idle life of a flow one side of which has finished: RFC 5382 REQ-5 gives it the established time;
+/// the far side's keepalive ends it earlier if it died.
+const HALF_CLOSED_TIMEOUT: Duration = Duration::from_secs(7_440);
+
+/// Probes of a closed window once the far side is gone: a minute for the container to read what it said.
+const MAX_LAST_PROBES: u8 = 8;
+
+impl Tcp {
+    /// Sets the deadline by what is awaited now, if that changed or there was progress.
+    pub(super) fn watch(&mut self, key: Key, ctx: &Context<'_>) {
+        let Some(flow) = self.flows.get_mut(key) else { return };
+        if flow.stage != Stage::Established {
+            return;
+        }
+        let awaited = flow.awaited();
+        if flow.waits == Some(awaited) {
+            return;
+        }
+        flow.waits = Some(awaited);
+        let after = match awaited {
+            Waits::Ack | Waits::Window => flow.snd.timeout(),
+            Waits::Life => flow.idle_limit(ctx),
+        };
+        self.schedule(key, ctx.now + after, ctx.now);
+    }
+
+    /// The deadline has come: what was awaited did not happen.
+    pub(crate) fn timeout(&mut self, key: Key, ctx: &mut Context<'_>) {
+        let Some(flow) = self.flows.get_mut(key) else { return };
+        if !flow.entry.is_tracked() {
+            // It gave way to a newer flow, and the container's segments do not find it any more.
+            self.abandon(key, ctx);
+            return;
+        }
+        flow.attempts = flow.attempts.saturating_add(1);
+        match flow.stage {
+            Stage::Connecting => {
+                // The host's own SYNs have their own patience, which ends in ETIMEDOUT.
+                self.schedule(key, ctx.now + MAX_TIMEOUT, ctx.now);
+            }
+            Stage::Established => self.established_timeout(key, ctx),
+            Stage::Opening | Stage::Accepting if flow.attempts > MAX_OPENING_ATTEMPTS => {
+                self.abandon(key, ctx);
+            }
+            stage => {
+                flow.snd.rtt.cancel();
+                flow.snd.rtt.back_off();
+                match stage {
+                    Stage::Opening => self.send_syn(key, ctx),
+                    _ => self.send_syn_ack(key, ctx),
+                }
+            }
+        }
+    }
+
+    fn established_timeout(&mut self, key: Key, ctx: &mut Context<'_>) {
+        let Some(flow) = self.flows.get_mut(key) else { return };
+        // To be set anew at the end of the burst, by the doubled timeout.
+        let waits = flow.waits.take();
+        let given_up = flow.attempts > MAX_ATTEMPTS || flow.attempts > 0 && flow.reads_no_more();
+        match waits {
+            Some(Waits::Ack | Waits::Window) if given_up => {
+                self.reset_by_host(key, ctx);
+                return;
+            }
+            Some(Waits::Ack) if !flow.snd.is_closed() => flow.snd.time_out(),
+            Some(Waits::Ack | Waits::Window) => {
+                flow.snd.rtt.back_off();
+                // A segment before the next octet must be answered (RFC 9293 §3.8.6.1).
+                let probe = flow.control(ACK, flow.snd.una - 1);
+                Self::send(flow, &probe, ctx);
+            }
+            Some(Waits::Life) | None => {
+                // What is sent is noted, too: the connection was idle for its whole time.
+                flow.attempts = 0;
+                let idle = ctx.now - flow.entry.last_seen();
+                let limit = flow.idle_limit(ctx);
+                if idle >= limit {
+                    self.reset_by_host(key, ctx);
+                    return;
+                }
+                flow.waits = waits;
+                self.schedule(key, ctx.now + (limit - idle), ctx.now);
+            }
+        }
+        self.attend(key);
+    }
+}
+
+impl Flow {
+    /// How long it may be silent.
+    fn idle_limit(&self, ctx: &Context<'_>) -> Duration {
+        let limit = ctx.dp.network().conntrack.timeouts().tcp_established;
+        let half_closed = self.snd.end.is_some() || self.rcv.shut;
+        if half_closed { limit.min(HALF_CLOSED_TIMEOUT) } else { limit }
+    }
+
+    /// The far side is gone, and the container does not read the last it said.
+    fn reads_no_more(&self) -> bool {
+        (self.rcv.lost || self.reset_at_end)
+            && self.snd.is_closed()
+            && self.snd.rtt.doubled() >= MAX_LAST_PROBES
+    }
+}
