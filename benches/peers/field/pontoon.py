@@ -1,0 +1,58 @@
+"""pontoon: one daemon in the host's namespace, both containers attached by the paths of their namespaces."""
+
+from __future__ import annotations
+
+import os
+from typing import Optional
+
+from ..topology import C1, C2, SUBNET, call, wait_for
+from .peer import C2C, EGRESS, LOOPBACK, PUBLISHED, Peer
+
+
+class Pontoon(Peer):
+    """The switch, as a build of it does the work."""
+
+    about = "pontoon, socket uplink, published ports with the client's own address"
+    paths = frozenset({C2C, EGRESS, PUBLISHED, LOOPBACK})
+
+    def __init__(self, name: str, binary: str, daemon: tuple[str, ...] = (), publish: tuple[str, ...] = ()) -> None:
+        self.name, self.binary = name, binary
+        self.daemon_flags, self.publish_flags = daemon, publish
+        self.restless = any(flag.startswith("--busy-poll") for flag in daemon)
+        super().__init__()
+
+    def missing(self) -> Optional[str]:
+        if not os.access(self.binary, os.X_OK):
+            return f"{self.binary} cannot be executed"
+        for help_of, flags in ((("daemon",), self.daemon_flags), (("publish", "add"), self.publish_flags)):
+            said = call([self.binary, *help_of, "--help"])
+            absent = [flag for flag in flags if flag.startswith("--") and flag.split("=")[0] not in said]
+            if absent:
+                return f"this build has no {' '.join(help_of)} {' '.join(absent)}"
+        return None
+
+    def version(self) -> str:
+        flags = [*self.daemon_flags, *self.publish_flags]
+        return " ".join([call([self.binary, "--version"]).strip(), *flags])
+
+    def ask(self, *words: object, timeout: float = 30) -> str:
+        return self.site.run("host", "env", f"PONTOON_SOCKET={self.socket}", self.binary, *words, timeout=timeout)
+
+    @property
+    def socket(self) -> str:
+        return str(self.site.state / "pontoon.sock")
+
+    def serve(self) -> None:
+        """The daemon, once it answers."""
+        self.site.start("host", self.binary, "daemon", "--foreground", *self.daemon_flags,
+                        env={"PONTOON_SOCKET": self.socket})
+        wait_for("pontoon's socket", lambda: os.path.exists(self.socket))
+
+    def up(self, tcp: tuple[int, ...], udp: tuple[int, ...]) -> None:
+        self.serve()
+        self.ask("network", "create", "--subnet", SUBNET, "bench")
+        for role, address in (("c1", C1), ("c2", C2)):
+            self.ask("attach", self.site.path(role), "--network", "bench", "--name", role, "--ip", address)
+
+    def publish(self, transport: str, port: int) -> None:
+        self.ask("publish", "add", *self.publish_flags, "c1", f"{port}:{port}/{transport}")
