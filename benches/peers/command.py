@@ -27,6 +27,7 @@ from .topology import Failure, Site, cubic_allowed, leftovers
 LOCK = Path("/run/ptb.lock")
 ALWAYS = {"ip", "nsenter", "sysctl", "ss", "iperf3", "nginx", "wrk"}
 BUSY_POLL = "--busy-poll=50"
+SPLICE = ",splice"
 
 EXAMPLES = """
 examples:
@@ -52,9 +53,9 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="one repeat of one second, not waiting for a quiet machine")
     parser.add_argument("--wait", type=float, default=20, metavar="SECS", help="most to wait for a quiet machine (20)")
     parser.add_argument("--again", type=int, default=2, metavar="N", help="how often to repeat a disturbed run (2)")
-    parser.add_argument("--pontoon", action="append", default=[], metavar="[NAME=]PATH [FLAGS] [-- FLAGS]",
+    parser.add_argument("--pontoon", action="append", default=[], metavar="[NAME=]PATH [FLAGS] [-- SPEC]",
                         help="a build of pontoon to measure, instead of building one (PATH -: the one that is built), "
-                        "with flags for its daemon and, behind --, for publish add; may be given again")
+                        "with flags for its daemon and, behind --, what follows a published TCP port; may be given again")
     parser.add_argument("--load", metavar="PATH", help="the load generator, instead of building it")
     parser.add_argument("--out", type=Path, default=build.target() / "peers", metavar="DIR",
                         help="where results.json, table.md and chart.svg go (target/peers)")
@@ -96,6 +97,7 @@ def show() -> int:
     print()
     for peer in (*OTHERS, Pontoon("pontoon", "")):
         print(f"{peer.name:18} {peer.about}")
+    print(f"{'pontoon-splice':18} the same with ports published as PORT{SPLICE} (hides the client's address)")
     print(f"{'pontoon-busy':18} the same with daemon {BUSY_POLL}")
     return 0
 
@@ -121,7 +123,8 @@ def field(asked: argparse.Namespace) -> list[Peer]:
     globs = [word.strip() for word in asked.peers.split(",")]
     ours: list[Peer] = [build_of(word) for word in asked.pontoon]
     if not ours:
-        ours = [Pontoon("pontoon", ""), Pontoon("pontoon-busy", "", daemon=(BUSY_POLL,))]
+        ours = [Pontoon("pontoon", ""), Pontoon("pontoon-splice", "", spec=SPLICE),
+                Pontoon("pontoon-busy", "", daemon=(BUSY_POLL,))]
     known = [*(kind() for kind in OTHERS), *ours]
     for glob in globs:
         if not any(fnmatch.fnmatch(peer.name, glob) for peer in known):
@@ -130,12 +133,11 @@ def field(asked: argparse.Namespace) -> list[Peer]:
 
 
 def build_of(word: str) -> Pontoon:
-    """What --pontoon names: `[NAME=]PATH [daemon's flags] [-- publish add's flags]`."""
-    daemon, _, publish = word.partition(" -- ")
+    """What --pontoon names: `[NAME=]PATH [daemon's flags] [-- what follows a port]`."""
+    daemon, _, spec = word.partition(" -- ")
     path, *flags = shlex.split(daemon)
     name, _, path = path.rpartition("=")
-    return Pontoon(name or "pontoon", "" if path == "-" else str(Path(path).resolve()), tuple(flags),
-                   tuple(shlex.split(publish)))
+    return Pontoon(name or "pontoon", "" if path == "-" else str(Path(path).resolve()), tuple(flags), spec)
 
 
 def prepare(peers: list[Peer], asked: argparse.Namespace) -> tuple[list[Peer], dict[str, str]]:
@@ -239,11 +241,15 @@ def take_down(benches: list[Bench]) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def raise_descriptors() -> None:
-    """As many for every peer as a container engine's service has."""
-    most = int(Path("/proc/sys/fs/nr_open").read_text())
-    with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, 1 << 20),) * 2)
+def raise_descriptors() -> int:
+    """As many for every peer as a container engine's service has, or as this process may have."""
+    most = min(int(Path("/proc/sys/fs/nr_open").read_text()), 1 << 20)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    except ValueError:  # no CAP_SYS_RESOURCE
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    return most
 
 
 def write(results: dict, out: Path) -> None:

@@ -139,10 +139,15 @@ class Site:
     def members(self) -> set[int]:
         """Every process in one of the namespaces."""
         spaces = set()
-        for role in ROLES:
+        for path in self.present():
             with contextlib.suppress(OSError):
-                spaces.add(os.stat(self.path(role)).st_ino)
+                spaces.add(path.stat().st_ino)
         return set(living_in(spaces))
+
+    def present(self) -> list[Path]:
+        """Its namespaces that there are, also those beyond the usual four."""
+        found = NETNS.iterdir() if NETNS.is_dir() else ()
+        return [path for path in found if owner(path.name) == self.name]
 
     def destroy(self) -> None:
         """Ends what lives in the namespaces, then the namespaces; whatever is gone already is no matter."""
@@ -155,9 +160,8 @@ class Site:
             end = time.monotonic() + (1 if name == signal.SIGTERM else 5)
             while self.members() and time.monotonic() < end:
                 time.sleep(0.01)
-        for role in ROLES:
-            if Path(self.path(role)).exists():
-                subprocess.run(["ip", "netns", "delete", self.netns(role)], stderr=subprocess.DEVNULL, check=False)
+        for path in self.present():
+            subprocess.run(["ip", "netns", "delete", path.name], stderr=subprocess.DEVNULL, check=False)
         shutil.rmtree(self.state, ignore_errors=True)
 
 
@@ -172,12 +176,15 @@ def living_in(spaces: set[int]) -> Iterator[int]:
                     yield int(entry)
 
 
+def owner(netns: str) -> Optional[str]:
+    """The site a namespace belongs to, if it is one of ours."""
+    return netns[len(PREFIX):].rpartition("-")[0] if netns.startswith(PREFIX) else None
+
+
 def leftovers() -> list[str]:
     """Names of sites that an earlier harness could not take down."""
-    if not NETNS.is_dir():
-        return []
-    found = {entry.name[len(PREFIX):].rsplit("-", 1)[0] for entry in NETNS.iterdir() if entry.name.startswith(PREFIX)}
-    return sorted(found)
+    found = NETNS.iterdir() if NETNS.is_dir() else ()
+    return sorted({name for path in found if (name := owner(path.name))})
 
 
 @contextlib.contextmanager

@@ -15,25 +15,29 @@ class Pontoon(Peer):
     about = "pontoon, socket uplink, published ports with the client's own address"
     paths = frozenset({C2C, EGRESS, PUBLISHED, LOOPBACK})
 
-    def __init__(self, name: str, binary: str, daemon: tuple[str, ...] = (), publish: tuple[str, ...] = ()) -> None:
+    def __init__(self, name: str, binary: str, daemon: tuple[str, ...] = (), spec: str = "") -> None:
         self.name, self.binary = name, binary
-        self.daemon_flags, self.publish_flags = daemon, publish
+        # Flags of the daemon, and what is written behind each published TCP port.
+        self.daemon_flags, self.spec = daemon, spec
+        if spec:
+            self.paths = frozenset({PUBLISHED, LOOPBACK})  # the other paths are what they are without
         self.restless = any(flag.startswith("--busy-poll") for flag in daemon)
         super().__init__()
 
     def missing(self) -> Optional[str]:
         if not os.access(self.binary, os.X_OK):
             return f"{self.binary} cannot be executed"
-        for help_of, flags in ((("daemon",), self.daemon_flags), (("publish", "add"), self.publish_flags)):
-            said = call([self.binary, *help_of, "--help"])
-            absent = [flag for flag in flags if flag.startswith("--") and flag.split("=")[0] not in said]
+        flags = [flag.split("=")[0] for flag in self.daemon_flags if flag.startswith("--")]
+        for command, words in ((("daemon",), flags), (("publish", "add"), [self.spec])):
+            said = call([self.binary, *command, "--help"])
+            absent = [word for word in words if word not in said]
             if absent:
-                return f"this build has no {' '.join(help_of)} {' '.join(absent)}"
+                return f"this build's {' '.join(command)} knows no {' '.join(absent)}"
         return None
 
     def version(self) -> str:
-        flags = [*self.daemon_flags, *self.publish_flags]
-        return " ".join([call([self.binary, "--version"]).strip(), *flags])
+        said = [call([self.binary, "--version"]).strip(), *self.daemon_flags]
+        return " ".join([*said, f"PORT{self.spec}"] if self.spec else said)
 
     def ask(self, *words: object, timeout: float = 30) -> str:
         return self.site.run("host", "env", f"PONTOON_SOCKET={self.socket}", self.binary, *words, timeout=timeout)
@@ -55,4 +59,4 @@ class Pontoon(Peer):
             self.ask("attach", self.site.path(role), "--network", "bench", "--name", role, "--ip", address)
 
     def publish(self, transport: str, port: int) -> None:
-        self.ask("publish", "add", *self.publish_flags, "c1", f"{port}:{port}/{transport}")
+        self.ask("publish", "add", "c1", f"{port}:{port}/{transport}{self.spec if transport == 'tcp' else ''}")

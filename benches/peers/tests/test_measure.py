@@ -47,9 +47,9 @@ class Progress(unittest.TestCase):
 
 class Builds(unittest.TestCase):
     def test_a_build_has_a_name_a_path_and_flags(self) -> None:
-        found = build_of("one=/opt/pontoon --workers 1 -- --quiet")
+        found = build_of("one=/opt/pontoon --workers 1 -- ,splice")
         self.assertEqual((found.name, found.binary), ("one", "/opt/pontoon"))
-        self.assertEqual((found.daemon_flags, found.publish_flags), (("--workers", "1"), ("--quiet",)))
+        self.assertEqual((found.daemon_flags, found.spec), (("--workers", "1"), ",splice"))
 
     def test_a_path_alone_is_pontoon_and_a_dash_is_built(self) -> None:
         self.assertEqual((build_of("/opt/p").name, build_of("/opt/p").binary), ("pontoon", "/opt/p"))
