@@ -1,6 +1,7 @@
 //! The offload layer against pnet: headers, checksums, segmentation.
 
 mod craft;
+mod every;
 mod kernel;
 mod props;
 mod verify;
