@@ -213,7 +213,7 @@ fn each_table_shows_what_happened_to_people_and_to_programs() {
     let station = |row: &Value| row["MacAddress"] == mac && row["Endpoint"] == "web";
     assert_eq!(rows(&["fdb"]).iter().filter(|row| station(row)).count(), 1);
 
-    has(&["neigh"], &["172.17.0.2", mac, "REACHABLE"]);
+    has(&["neigh"], &["172.17.0.2", mac, "PERMANENT"]);
     let neighbour = |row: &Value| row["IPAddress"] == "172.17.0.2" && row["MacAddress"] == mac;
     assert!(rows(&["neigh"]).iter().any(neighbour));
 

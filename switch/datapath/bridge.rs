@@ -169,6 +169,12 @@ impl Datapath {
             }
             return self.gateway(received, &frame, now, out, why);
         }
+        let message = self.announcement(received, &frame);
+        if let Some(message) = &message
+            && frame.dst.is_unicast()
+        {
+            self.check_claim(received, message)?;
+        }
         if frame.dst.is_unicast()
             && let Some(to) = self.cache.lookup(&self.network.fdb, frame.dst, now)
         {
@@ -177,7 +183,10 @@ impl Datapath {
             }
             return self.forward(received, to, out);
         }
-        let answered = !frame.dst.is_unicast() && self.overhear(received, &frame, now, out)?;
+        let answered = match message {
+            Some(message) if !frame.dst.is_unicast() => self.heard(received, message, now, out)?,
+            _ => false,
+        };
         let body = Body::Received(received.place);
         let spare = if answered { self.host } else { None };
         let copies =
@@ -286,23 +295,29 @@ impl Datapath {
 
     /// Enters the addresses a container's port was given among the gateway's neighbours, so that the
     /// first packet for it need not wait for ARP.
-    pub fn introduce(&self, id: PortId, now: Instant) {
-        if let Some(port) = self.port(id).filter(|port| port.role == PortRole::Container) {
-            for addr in &port.addresses {
-                self.network.neighbours.introduce(*addr, port.mac, now);
-            }
+    ///
+    /// What waited for one of them already is left in `out`.
+    pub fn introduce(&mut self, id: PortId, now: Instant, out: &mut Outbox) {
+        let Some(port) = self.port(id).filter(|port| port.role == PortRole::Container) else {
+            return;
+        };
+        let mac = port.mac;
+        for addr in port.addresses.clone() {
+            let waited = self.network.neighbours.introduce(addr, mac, id, now);
+            self.send_waited(waited, mac, now, out);
         }
     }
 
     /// Detaches a port. What others still send to its stations is flooded, as to any unknown one.
     pub fn detach(&mut self, id: PortId) {
-        if let Some(gone) = self.ports.get_mut(id.index()).and_then(Option::take) {
-            self.network.neighbours.forget_station(gone.port.mac);
+        if self.ports.get_mut(id.index()).and_then(Option::take).is_some() {
             self.members.retain(|member| *member != id);
             if self.host == Some(id) {
                 self.host = None;
             }
-            self.network.fdb.flush_port(id);
+            for _ in self.network.forget_port(id) {
+                self.gateway_counters.not_sent(DropReason::NeighbourFailed);
+            }
         }
     }
 
@@ -327,6 +342,12 @@ impl Datapath {
     #[must_use]
     pub fn port(&self, id: PortId) -> Option<&Port> {
         self.attached(id).map(|attached| &attached.port)
+    }
+
+    /// The port a station was last heard at.
+    pub(crate) fn port_behind(&mut self, station: MacAddr, now: Instant) -> Option<&Port> {
+        let id = self.cache.lookup(&self.network.fdb, station, now)?;
+        self.port(id)
     }
 
     /// The counts of the gateway, as if it were a port.

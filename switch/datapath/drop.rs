@@ -35,10 +35,15 @@ reasons! {
     Malformed = "malformed",
     /// The offload header in front of the frame contradicts the frame.
     BadOffload = "bad_offload",
+    /// The frame is to be cut into more or smaller TCP segments than Linux itself would ask for.
+    TooManySegments = "too_many_segments",
     /// The source is a group address or all zeros, which no station may use (IEEE 802.3 §3.2.3).
     BadSource = "bad_source",
-    /// The source is the gateway's own address, and the gateway did not send it.
+    /// The source station, or the address an ARP or NDP message claims, is the gateway's own, and the
+    /// gateway did not send it.
     SpoofedGateway = "spoofed_gateway",
+    /// An ARP or NDP message claims the address of another endpoint.
+    SpoofedNeighbour = "spoofed_neighbour",
     /// The destination is one of 01:80:C2:00:00:00-0F, which no bridge forwards (802.1Q §8.6.3).
     ReservedGroup = "reserved_group",
     /// The only way out is the port it came in by.
@@ -55,7 +60,8 @@ reasons! {
     BadIpChecksum = "bad_ip_checksum",
     /// A TCP, UDP or ICMP checksum is wrong.
     BadL4Checksum = "bad_l4_checksum",
-    /// The source address cannot be a sender's: multicast, broadcast, loopback, or unspecified.
+    /// The source address cannot be a sender's: multicast, broadcast, loopback, unspecified, or the
+    /// gateway's own.
     MartianSource = "martian_source",
     /// The source is no address of this network (reverse path check).
     ForeignSource = "foreign_source",
@@ -97,6 +103,9 @@ reasons! {
     Filtered = "filtered",
     /// No room for octets the host's socket has not taken yet.
     RelayBufferFull = "relay_buffer_full",
+    /// An ICMP error of the gateway's, beyond the limit of the port that caused it
+    /// (RFC 1812 §4.3.2.8, RFC 4443 §2.4 (f)).
+    ErrorLimit = "error_limit",
     /// The port is gone, or its device refuses frames.
     EgressDown = "egress_down",
     /// The egress device had no room.

@@ -8,18 +8,17 @@ use std::net::IpAddr;
 
 use nat::Protocol;
 use smoltcp::time::Instant;
-use smoltcp::wire::EthernetProtocol;
+use smoltcp::wire::{EthernetProtocol, IPV4_HEADER_LEN, Ipv4Packet};
 
 use crate::bridge::{Datapath, Decision, Received};
 use crate::drop::DropReason;
+use crate::fragment::fragment;
 use crate::frame::Frame;
 use crate::icmp::{self, IcmpError};
-use crate::neighbour::Pending;
-use crate::network::Gateway;
-use crate::offload::Offload;
-use crate::outbox::{Built, Outbox};
+use crate::offload::{Gso, Offload};
+use crate::outbox::Outbox;
 use crate::packet::{Fragment, Packet, is_link_local_v6, is_martian_source};
-use crate::port::MacAddr;
+use crate::port::{IpMtu, MacAddr, PortId};
 use crate::reset;
 use crate::resolve::{self, Announcement};
 use crate::route::Route;
@@ -38,14 +37,14 @@ impl Datapath {
         match frame.ethertype {
             EthernetProtocol::Arp => {
                 let message = resolve::read_arp(frame.payload)?;
-                self.heard(received, message, now, out);
+                self.heard(received, message, now, out)?;
                 self.also_to_host(received, message, out)
             }
             EthernetProtocol::Ipv4 | EthernetProtocol::Ipv6 => {
                 let packet = Packet::parse(received.frame, &received.offload)?;
                 if let Some(message) = resolve::read_ndp(&packet, received.frame, frame.src) {
                     let message = message?;
-                    self.heard(received, message, now, out);
+                    self.heard(received, message, now, out)?;
                     return self.also_to_host(received, message, out);
                 }
                 self.packet(received, packet, now, out, why)
@@ -54,66 +53,72 @@ impl Datapath {
         }
     }
 
-    /// Looks at a frame for a group: answers if it asks for the gateway, and says whether it did.
-    pub(crate) fn overhear(
-        &mut self,
+    /// The ARP or NDP message in a frame the bridge carries; `None` if it is none, or one we would not
+    /// believe: whoever it is for will judge it.
+    pub(crate) fn announcement(
+        &self,
         received: &Received<'_>,
         frame: &Frame<'_>,
-        now: Instant,
-        out: &mut Outbox,
-    ) -> Result<bool, DropReason> {
-        if self.config.gateway.is_none() {
-            return Ok(false);
-        }
-        let message = match frame.ethertype {
-            EthernetProtocol::Arp => resolve::read_arp(frame.payload)?,
-            EthernetProtocol::Ipv6 if received.frame.len() < 200 => {
-                let Ok(packet) = Packet::parse(received.frame, &received.offload) else {
-                    // Not ours to judge: whoever it is for will.
-                    return Ok(false);
-                };
-                match resolve::read_ndp(&packet, received.frame, frame.src) {
-                    Some(Ok(message)) => message,
-                    _ => return Ok(false),
-                }
+    ) -> Option<Announcement> {
+        self.config.gateway.as_ref()?;
+        match frame.ethertype {
+            EthernetProtocol::Arp => resolve::read_arp(frame.payload).ok(),
+            EthernetProtocol::Ipv6 if resolve::may_be_ndp(frame.payload) => {
+                let packet = Packet::parse(received.frame, &received.offload).ok()?;
+                resolve::read_ndp(&packet, received.frame, frame.src)?.ok()
             }
-            _ => return Ok(false),
+            _ => None,
+        }
+    }
+
+    /// Refuses a message that claims somebody else's address: the gateway's, or one the daemon gave to
+    /// another port. Let through, it would turn the other containers' traffic to its sender.
+    pub(crate) fn check_claim(
+        &self,
+        received: &Received<'_>,
+        message: &Announcement,
+    ) -> Result<(), DropReason> {
+        let (Some(sender), Some(gateway)) = (message.sender, &self.config.gateway) else {
+            return Ok(());
         };
-        Ok(self.heard(received, message, now, out))
+        if gateway.has(sender) {
+            return match message.station == gateway.mac {
+                true => Ok(()),
+                false => Err(DropReason::SpoofedGateway),
+            };
+        }
+        self.network.neighbours.check(sender, received.port)
     }
 
     /// Learns from an ARP or NDP message, answers it if it asks for the gateway, and says whether it
     /// did.
-    fn heard(
+    pub(crate) fn heard(
         &mut self,
         received: &Received<'_>,
         message: Announcement,
         now: Instant,
         out: &mut Outbox,
-    ) -> bool {
-        let Some(gateway) = &self.config.gateway else { return false };
+    ) -> Result<bool, DropReason> {
+        let Some(gateway) = &self.config.gateway else { return Ok(false) };
         let (own_mac, for_us) = (gateway.mac, gateway.has(message.target));
         let from_host = Some(received.port) == self.host;
+        self.check_claim(received, &message)?;
         if let Some(sender) = message.sender
             && message.station != own_mac
             && (gateway.on_link(sender) || is_link_local(sender))
-            && !gateway.has(sender)
         {
-            let waited = self.network.neighbours.confirm(sender, message.station, for_us, now);
-            for pending in waited {
-                let built = out.build(pending.frame.len());
-                out.frame_mut(built).copy_from_slice(&pending.frame);
-                self.send(built, message.station, pending.offload, now, out);
-            }
+            let neighbours = &self.network.neighbours;
+            let waited = neighbours.confirm(sender, message.station, received.port, for_us, now)?;
+            self.send_waited(waited, message.station, now, out);
         }
         if !for_us || !message.asks || from_host {
-            return false;
+            return Ok(false);
         }
         if let Some(built) = resolve::answer(out, own_mac, message.target, message) {
             let dst = MacAddr::from_bytes(&out.frame(built)[..6]);
             self.send(built, dst, Offload::NONE, now, out);
         }
-        true
+        Ok(true)
     }
 
     /// The host's kernel shares the gateway's station: an answer may be for it, too.
@@ -140,7 +145,9 @@ impl Datapath {
         why: &mut W,
     ) -> Result<Decision, DropReason> {
         let gateway = self.config.gateway.as_ref().ok_or(DropReason::NoGateway)?;
-        if is_martian_source(packet.src) || gateway.is_broadcast(packet.src) {
+        // The host's kernel has the gateway's addresses, too (RFC 1812 §5.3.7, last paragraph).
+        let own = gateway.has(packet.src) && Some(received.port) != self.host;
+        if own || is_martian_source(packet.src) || gateway.is_broadcast(packet.src) {
             return Err(DropReason::MartianSource);
         }
         if !gateway.on_link(packet.src) && !is_link_local(packet.src) {
@@ -163,7 +170,7 @@ impl Datapath {
                 if W::ASKED {
                     why.step(Step::Host { dst: packet.dst });
                 }
-                self.forward(received, host, out)
+                self.carry_to_host(received, &packet, host, now, out)
             }
             Route::OnLink => {
                 self.check_hop_limit(received, &packet, now, out)?;
@@ -206,7 +213,7 @@ impl Datapath {
                 why.step(Step::Answered);
             }
             let built = icmp::echo_reply(out, own_mac, packet, received.frame);
-            self.send_to(built, packet.src, Offload::NONE, now, out);
+            self.send_for(received.port, built, packet.src, Offload::NONE, now, out);
             return Ok(Decision::Consumed);
         }
         if let Some(host) = self.host
@@ -215,13 +222,13 @@ impl Datapath {
             if W::ASKED {
                 why.step(Step::Host { dst: packet.dst });
             }
-            return self.forward(received, host, out);
+            return self.carry_to_host(received, packet, host, now, out);
         }
         match packet.protocol {
             _ if packet.fragment != Fragment::Whole => Err(DropReason::Fragment),
             Protocol::Tcp => {
                 if let Some(built) = reset::reset(out, own_mac, packet, received.frame) {
-                    self.send_to(built, packet.src, Offload::NONE, now, out);
+                    self.send_for(received.port, built, packet.src, Offload::NONE, now, out);
                 }
                 Ok(Decision::Consumed)
             }
@@ -269,6 +276,23 @@ impl Datapath {
         Ok(Decision::Uplink(packet))
     }
 
+    /// A packet for the host itself, behind the host port.
+    fn carry_to_host(
+        &mut self,
+        received: &Received<'_>,
+        packet: &Packet,
+        host: PortId,
+        now: Instant,
+        out: &mut Outbox,
+    ) -> Result<Decision, DropReason> {
+        let mtu = self.port(host).ok_or(DropReason::NoPort)?.mtu;
+        if received.offload.gso == Gso::None && packet.ip_len() > usize::from(mtu.0) {
+            self.tell(received, packet, IcmpError::TooBig(mtu.0.into()), now, out);
+            return Err(DropReason::TooBig);
+        }
+        self.forward(received, host, out)
+    }
+
     /// A packet for a neighbour, sent to us by a station whose netmask is too narrow: on it goes, one
     /// hop older.
     fn turn_round(
@@ -279,20 +303,53 @@ impl Datapath {
         out: &mut Outbox,
     ) -> Result<Decision, DropReason> {
         let own_mac = self.config.gateway.as_ref().ok_or(DropReason::NoGateway)?.mac;
+        let mtu = self.mtu_towards(packet.dst, now);
+        let octets = &received.frame[..packet.end];
+        let fits = received.offload.longest_packet(octets) <= usize::from(mtu.0);
+        let plain_header = packet.dst.is_ipv4() && packet.transport == Packet::IP + IPV4_HEADER_LEN;
+        let may_cut = plain_header
+            && !packet.dont_fragment
+            && packet.fragment == Fragment::Whole
+            && received.offload.gso == Gso::None;
+        if !fits && !may_cut {
+            self.tell(received, packet, IcmpError::TooBig(mtu.0.into()), now, out);
+            return Err(DropReason::TooBig);
+        }
         let built = out.build(packet.end);
         let copy = out.frame_mut(built);
-        copy.copy_from_slice(&received.frame[..packet.end]);
+        copy.copy_from_slice(octets);
         copy[6..12].copy_from_slice(own_mac.as_bytes());
+        let mut identification = 0;
         match packet.dst {
             IpAddr::V4(_) => {
                 copy[Packet::IP + 8] -= 1;
-                let mut ip = smoltcp::wire::Ipv4Packet::new_unchecked(&mut copy[Packet::IP..]);
+                let mut ip = Ipv4Packet::new_unchecked(&mut copy[Packet::IP..]);
                 ip.fill_checksum();
+                identification = ip.ident();
             }
             IpAddr::V6(_) => copy[Packet::IP + 7] -= 1,
         }
-        self.send_to(built, packet.dst, received.offload, now, out);
+        if fits {
+            // The padding is gone, so a hint that counted it would reach beyond the frame.
+            let most = u16::try_from(packet.end).unwrap_or(u16::MAX);
+            let header_len = received.offload.header_len.min(most);
+            let offload = Offload { header_len, ..received.offload };
+            self.send_for(received.port, built, packet.dst, offload, now, out);
+        } else {
+            Offload { header_len: 0, ..received.offload }.complete(copy)?;
+            for piece in fragment(out, built, mtu, identification) {
+                self.send_for(received.port, piece, packet.dst, Offload::NONE, now, out);
+            }
+        }
         Ok(Decision::Consumed)
+    }
+
+    /// What the link of the neighbour `to` carries, or the network if that is not known yet.
+    fn mtu_towards(&mut self, to: IpAddr, now: Instant) -> IpMtu {
+        let whole = self.config.mtu;
+        let station = self.network.neighbours.station_of(to);
+        let port = station.and_then(|station| self.port_behind(station, now));
+        port.map_or(whole, |port| port.mtu)
     }
 
     fn check_hop_limit(
@@ -307,109 +364,6 @@ impl Datapath {
         }
         self.tell(received, packet, IcmpError::TimeExceeded, now, out);
         Err(DropReason::TtlExceeded)
-    }
-
-    /// Tells the sender of a received packet what is wrong, unless a rule or the limit forbids it.
-    pub fn tell(
-        &mut self,
-        received: &Received<'_>,
-        packet: &Packet,
-        what: IcmpError,
-        now: Instant,
-        out: &mut Outbox,
-    ) {
-        if icmp::may_answer(packet, received.frame) {
-            let quoted = &received.frame[Packet::IP..packet.end];
-            self.tell_about(packet.src, None, what, quoted, now, out);
-        }
-    }
-
-    /// Tells `to` what became of a packet of its own, `quoted` from its IP header on, in the words of
-    /// `from` (the gateway, if `None`).
-    pub fn tell_about(
-        &mut self,
-        to: IpAddr,
-        from: Option<IpAddr>,
-        what: IcmpError,
-        quoted: &[u8],
-        now: Instant,
-        out: &mut Outbox,
-    ) {
-        let Some(gateway) = &self.config.gateway else { return };
-        let same_family = from.filter(|from| from.is_ipv4() == to.is_ipv4());
-        let Some(from) = same_family.or_else(|| gateway.source_for(to)) else { return };
-        let own_mac = gateway.mac;
-        if self.network.errors.allow(now) {
-            let built = icmp::error(out, own_mac, from, to, what, quoted);
-            self.send_to(built, to, Offload::NONE, now, out);
-        }
-    }
-
-    /// Sends a packet of the gateway's own to its neighbour `to`, asking for its station if it must.
-    pub fn send_to(
-        &mut self,
-        built: Built,
-        to: IpAddr,
-        offload: Offload,
-        now: Instant,
-        out: &mut Outbox,
-    ) {
-        let Some(gateway) = &self.config.gateway else { return };
-        let own_mac = gateway.mac;
-        let own = gateway.source_for(to);
-        let resolved = self.network.neighbours.resolve(to, now);
-        match resolved.mac {
-            Some(mac) => self.send(built, mac, offload, now, out),
-            None => {
-                let frame = out.frame(built).to_vec();
-                let given_way = self.network.neighbours.park(to, Pending { frame, offload });
-                if given_way.is_some() {
-                    self.gateway_counters().not_sent(DropReason::NeighbourFailed);
-                }
-            }
-        }
-        if resolved.ask
-            && let Some(own) = own
-            && let Some((question, dst)) = resolve::ask(out, own_mac, own, to, resolved.mac)
-        {
-            self.send(question, dst, Offload::NONE, now, out);
-        }
-    }
-
-    /// Does what time asks for: ages stations and neighbours. One worker of each network calls it.
-    pub fn handle_timeout(&mut self, now: Instant, out: &mut Outbox) {
-        self.network.fdb.handle_timeout(now);
-        let Some(gateway) = &self.config.gateway else { return };
-        let mut questions = Vec::new();
-        let failed = self
-            .network
-            .neighbours
-            .handle_timeout(now, |addr, known| questions.push((addr, known)));
-        let own: Vec<_> = questions.iter().map(|(addr, _)| gateway.source_for(*addr)).collect();
-        let own_mac = gateway.mac;
-        for ((addr, known), own) in questions.into_iter().zip(own) {
-            if let Some(own) = own
-                && let Some((question, dst)) = resolve::ask(out, own_mac, own, addr, known)
-            {
-                self.send(question, dst, Offload::NONE, now, out);
-            }
-        }
-        for (_, pending) in failed {
-            self.gateway_counters().not_sent(DropReason::NeighbourFailed);
-            self.tell_failed(&pending, now, out);
-        }
-    }
-
-    /// A packet of a container's waited for a neighbour that does not answer: its sender is told.
-    fn tell_failed(&mut self, pending: &Pending, now: Instant, out: &mut Outbox) {
-        let Ok(packet) = Packet::parse(&pending.frame, &pending.offload) else { return };
-        let inside = self.config.gateway.as_ref().is_some_and(|gateway: &Gateway| {
-            gateway.on_link(packet.src) && !gateway.has(packet.src)
-        });
-        if inside && icmp::may_answer(&packet, &pending.frame) {
-            let quoted = &pending.frame[Packet::IP..packet.end];
-            self.tell_about(packet.src, None, IcmpError::HostUnreachable, quoted, now, out);
-        }
     }
 }
 

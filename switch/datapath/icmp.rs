@@ -56,12 +56,13 @@ impl IcmpError {
             (Self::PortUnreachable, false) => (3, 3, 0),
             (Self::AdminProhibited, false) => (3, 13, 0),
             (Self::TimeExceeded, false) => (11, 0, 0),
-            (Self::TooBig(mtu), false) => (3, 4, mtu & 0xffff),
+            (Self::TooBig(mtu), false) => (3, 4, if mtu < 0xffff { mtu } else { 0xffff }),
             (Self::NoRoute, true) => (1, 0, 0),
             (Self::AdminProhibited, true) => (1, 1, 0),
             (Self::HostUnreachable, true) => (1, 3, 0),
             (Self::PortUnreachable, true) => (1, 4, 0),
-            (Self::TooBig(mtu), true) => (2, 0, mtu),
+            // RFC 8201 §4: a node ignores what is below the minimum link MTU.
+            (Self::TooBig(mtu), true) => (2, 0, if mtu > 1280 { mtu } else { 1280 }),
             (Self::TimeExceeded, true) => (3, 0, 0),
             (Self::Told { kind, code, word }, _) => (kind, code, word),
         }

@@ -3,7 +3,7 @@
 //! Pure: frames and a time come in, decisions and frames go out; no descriptor, no thread, no clock.
 //! Read the files in the order of a frame's way: [`port`], [`offload`], [`frame`], [`bridge`] (with
 //! [`fdb`]), [`gateway`](bridge::Datapath) (with [`resolve`], [`neighbour`], [`packet`], [`route`],
-//! [`icmp`], [`reset`]), and out again by [`emit`], [`fragment`], [`outbox`], [`segment`]. What became of it is in
+//! [`icmp`], [`reset`], [`originate`](Datapath::send_to)), and out again by [`emit`], [`fragment`], [`outbox`], [`segment`]. What became of it is in
 //! [`mod@drop`], [`stats`] and [`why`].
 
 #![forbid(unsafe_code)]
@@ -22,6 +22,7 @@ mod layout;
 pub mod neighbour;
 pub mod network;
 pub mod offload;
+mod originate;
 pub mod outbox;
 pub mod packet;
 pub mod port;

@@ -2,8 +2,9 @@
 //!
 //! Read RFC 826, "Packet Reception", RFC 4861 §7.3 and `net/core/neighbour.c` first. Any message from a
 //! known sender refreshes its entry; only one that asks for us, or that answers us, creates one.
-//! Shared by all workers. Bounded: a full table takes no new neighbour, and what waits for an
-//! unresolved one is at most [`MAX_PENDING`] packets. Pure: what must be asked is returned.
+//! Shared by all workers. Bounded: each port pays for what was learned from it and for whom it wants,
+//! from a share of its own; what the daemon has introduced costs nobody, and nobody displaces it.
+//! Pure: what must be asked is returned.
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -12,8 +13,9 @@ use dashmap::DashMap;
 use dashmap::mapref::entry::Entry as Slot;
 use smoltcp::time::{Duration, Instant};
 
+use crate::drop::DropReason;
 use crate::offload::Offload;
-use crate::port::MacAddr;
+use crate::port::{MacAddr, PortId};
 
 /// How long a confirmed neighbour is taken for granted (RFC 4861 §10 REACHABLE_TIME; Linux
 /// `base_reachable_time_ms`).
@@ -35,8 +37,15 @@ pub const MAX_PENDING: usize = 3;
 /// Octets of all packets that wait on one network; further ones give way at once.
 pub const MAX_PENDING_OCTETS: usize = 4 << 20;
 
-/// Neighbours of one network.
+/// The share of [`MAX_PENDING_OCTETS`] that one port's packets may take.
+pub const MAX_PENDING_OCTETS_PER_PORT: usize = MAX_PENDING_OCTETS / 8;
+
+/// Neighbours of one network that were learned or are asked for. Those the daemon has introduced come
+/// on top: they are as many as the addresses of the attached ports.
 pub const CAPACITY: usize = 4096;
+
+/// The share of [`CAPACITY`] one port may fill.
+pub const CAPACITY_PER_PORT: usize = CAPACITY / 8;
 
 /// What is known of a neighbour, by the names of `uapi/linux/neighbour.h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +58,8 @@ pub enum State {
     Stale,
     /// Stale, and asked again because it is in use.
     Probe,
+    /// Introduced by the daemon: valid as long as its port is attached.
+    Permanent,
 }
 
 impl State {
@@ -60,6 +71,7 @@ impl State {
             Self::Reachable => "REACHABLE",
             Self::Stale => "STALE",
             Self::Probe => "PROBE",
+            Self::Permanent => "PERMANENT",
         }
     }
 }
@@ -71,15 +83,34 @@ pub struct Pending {
     pub frame: Vec<u8>,
     /// What is left undone on it.
     pub offload: Offload,
+    /// The port it is sent for, which pays for its octets.
+    pub port: PortId,
 }
 
 #[derive(Debug)]
 struct Neighbour {
     mac: Option<MacAddr>,
+    /// Where it was heard, or who wants it while it was not: whoever pays for the place.
+    port: PortId,
+    introduced: bool,
     confirmed: Instant,
     asked: Instant,
     attempts: u8,
     pending: Vec<Pending>,
+}
+
+impl Neighbour {
+    fn new(mac: Option<MacAddr>, port: PortId, now: Instant) -> Self {
+        Self {
+            mac,
+            port,
+            introduced: false,
+            confirmed: now,
+            asked: now,
+            attempts: u8::from(mac.is_none()),
+            pending: Vec::new(),
+        }
+    }
 }
 
 /// What a sender should do with a packet for a neighbour.
@@ -91,113 +122,179 @@ pub struct Resolved {
     pub ask: bool,
 }
 
+/// What one port has of the table.
+#[derive(Debug, Default)]
+struct Share {
+    neighbours: usize,
+    pending_octets: usize,
+}
+
 /// The table.
+///
+/// Locks are taken in one order: a neighbour's, then a share's.
 #[derive(Debug, Default)]
 pub struct Neighbours {
     table: DashMap<IpAddr, Neighbour>,
+    shares: DashMap<PortId, Share>,
+    /// Of those not introduced.
     len: AtomicUsize,
     pending_octets: AtomicUsize,
 }
 
 impl Neighbours {
-    /// Looks `addr` up to send to it, and says whether to ask for it.
-    pub fn resolve(&self, addr: IpAddr, now: Instant) -> Resolved {
+    /// Looks `addr` up to send to it for `port`, and says whether to ask for it.
+    pub fn resolve(&self, addr: IpAddr, port: PortId, now: Instant) -> Resolved {
         if let Some(known) = self.table.get(&addr)
             && known.mac.is_some()
-            && now < known.confirmed + REACHABLE_TIME
+            && (known.introduced || now < known.confirmed + REACHABLE_TIME)
         {
             return Resolved { mac: known.mac, ask: false };
         }
         match self.table.entry(addr) {
             Slot::Occupied(mut slot) => {
                 let known = slot.get_mut();
-                let ask = now >= known.asked + RETRANS_TIME && known.attempts < MAX_SOLICIT;
+                let ask = !known.introduced
+                    && now >= known.asked + RETRANS_TIME
+                    && known.attempts < MAX_SOLICIT;
                 if ask {
                     known.asked = now;
                     known.attempts += 1;
                 }
                 Resolved { mac: known.mac, ask }
             }
-            Slot::Vacant(_) if self.len.load(Relaxed) >= CAPACITY => {
-                Resolved { mac: None, ask: false }
-            }
             Slot::Vacant(slot) => {
-                self.len.fetch_add(1, Relaxed);
-                slot.insert(Neighbour {
-                    mac: None,
-                    confirmed: now,
-                    asked: now,
-                    attempts: 1,
-                    pending: Vec::new(),
-                });
-                Resolved { mac: None, ask: true }
+                let ask = self.reserve(port);
+                if ask {
+                    slot.insert(Neighbour::new(None, port, now));
+                }
+                Resolved { mac: None, ask }
             }
         }
     }
 
     /// Lets a frame wait for `addr`. Returns the frame that had to give way, if one had to: the oldest
-    /// of too many, or this one if nothing is known of `addr`.
+    /// of too many, or this one if nothing is known of `addr` or its port has its share waiting.
     pub fn park(&self, addr: IpAddr, pending: Pending) -> Option<Pending> {
         let octets = pending.frame.len();
-        if self.pending_octets.load(Relaxed) + octets > MAX_PENDING_OCTETS {
+        let Some(mut known) = self.table.get_mut(&addr) else { return Some(pending) };
+        let mut share = self.shares.entry(pending.port).or_default();
+        if share.pending_octets + octets > MAX_PENDING_OCTETS_PER_PORT
+            || self.pending_octets.load(Relaxed) + octets > MAX_PENDING_OCTETS
+        {
             return Some(pending);
         }
-        let Some(mut known) = self.table.get_mut(&addr) else { return Some(pending) };
-        known.pending.push(pending);
+        share.pending_octets += octets;
+        drop(share);
         self.pending_octets.fetch_add(octets, Relaxed);
+        known.pending.push(pending);
         let given_way = (known.pending.len() > MAX_PENDING).then(|| known.pending.remove(0));
         self.no_longer_pending(given_way.as_slice());
         given_way
     }
 
     fn no_longer_pending(&self, pending: &[Pending]) {
-        let octets: usize = pending.iter().map(|pending| pending.frame.len()).sum();
-        self.pending_octets.fetch_sub(octets, Relaxed);
-    }
-
-    /// Takes note that `addr` is at `mac`: `create` if the message was meant for us. Returns what
-    /// waited for it.
-    pub fn confirm(&self, addr: IpAddr, mac: MacAddr, create: bool, now: Instant) -> Vec<Pending> {
-        match self.table.entry(addr) {
-            Slot::Occupied(mut slot) => {
-                let known = slot.get_mut();
-                known.mac = Some(mac);
-                known.confirmed = now;
-                known.attempts = 0;
-                self.no_longer_pending(&known.pending);
-                std::mem::take(&mut known.pending)
-            }
-            Slot::Vacant(slot) => {
-                if create && self.len.load(Relaxed) < CAPACITY {
-                    self.len.fetch_add(1, Relaxed);
-                    slot.insert(Neighbour {
-                        mac: Some(mac),
-                        confirmed: now,
-                        asked: now,
-                        attempts: 0,
-                        pending: Vec::new(),
-                    });
-                }
-                Vec::new()
+        for gone in pending {
+            self.pending_octets.fetch_sub(gone.frame.len(), Relaxed);
+            if let Some(mut share) = self.shares.get_mut(&gone.port) {
+                share.pending_octets = share.pending_octets.saturating_sub(gone.frame.len());
             }
         }
     }
 
-    /// Enters the station of an endpoint that was just attached: its address was given to it, so nobody
-    /// need ask. It finds a place even in a full table; ports are bounded, too.
-    pub fn introduce(&self, addr: IpAddr, mac: MacAddr, now: Instant) {
-        let known = Neighbour {
-            mac: Some(mac),
-            confirmed: now,
-            asked: now,
-            attempts: 0,
-            pending: Vec::new(),
-        };
-        match self.table.insert(addr, known) {
-            Some(before) => self.no_longer_pending(&before.pending),
-            None => {
-                self.len.fetch_add(1, Relaxed);
+    /// Whether `port` may speak for `addr`.
+    ///
+    /// # Errors
+    ///
+    /// [`DropReason::SpoofedNeighbour`] if the daemon gave the address to another port.
+    pub fn check(&self, addr: IpAddr, port: PortId) -> Result<(), DropReason> {
+        match self.table.get(&addr) {
+            Some(known) if known.introduced && known.port != port => {
+                Err(DropReason::SpoofedNeighbour)
             }
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes note that `addr` is at `mac`, as heard at `port`: `create` if the message was meant for us.
+    /// Returns what waited for it. A port that has its share is not believed beyond it.
+    ///
+    /// # Errors
+    ///
+    /// [`DropReason::SpoofedNeighbour`] if the daemon gave the address to another port.
+    pub fn confirm(
+        &self,
+        addr: IpAddr,
+        mac: MacAddr,
+        port: PortId,
+        create: bool,
+        now: Instant,
+    ) -> Result<Vec<Pending>, DropReason> {
+        match self.table.entry(addr) {
+            Slot::Occupied(mut slot) => {
+                let known = slot.get_mut();
+                if known.port != port {
+                    if known.introduced {
+                        return Err(DropReason::SpoofedNeighbour);
+                    }
+                    if !self.reserve(port) {
+                        return Ok(Vec::new());
+                    }
+                    self.release(std::mem::replace(&mut known.port, port));
+                }
+                known.mac = Some(mac);
+                known.confirmed = now;
+                known.attempts = 0;
+                self.no_longer_pending(&known.pending);
+                Ok(std::mem::take(&mut known.pending))
+            }
+            Slot::Vacant(slot) => {
+                if create && self.reserve(port) {
+                    slot.insert(Neighbour::new(Some(mac), port, now));
+                }
+                Ok(Vec::new())
+            }
+        }
+    }
+
+    /// Enters the station of an endpoint that was just attached at `port`: its address was given to it,
+    /// so nobody need ask, and nobody else may claim it. Returns what waited for it.
+    pub fn introduce(
+        &self,
+        addr: IpAddr,
+        mac: MacAddr,
+        port: PortId,
+        now: Instant,
+    ) -> Vec<Pending> {
+        let known = Neighbour { introduced: true, ..Neighbour::new(Some(mac), port, now) };
+        self.table.insert(addr, known).map_or_else(Vec::new, |before| self.gone(before))
+    }
+
+    /// Gives back what an entry that left the table has cost, and returns what waited for it.
+    fn gone(&self, known: Neighbour) -> Vec<Pending> {
+        if !known.introduced {
+            self.release(known.port);
+        }
+        self.no_longer_pending(&known.pending);
+        known.pending
+    }
+
+    fn reserve(&self, port: PortId) -> bool {
+        let mut share = self.shares.entry(port).or_default();
+        if share.neighbours >= CAPACITY_PER_PORT {
+            return false;
+        }
+        if self.len.fetch_add(1, Relaxed) >= CAPACITY {
+            self.len.fetch_sub(1, Relaxed);
+            return false;
+        }
+        share.neighbours += 1;
+        true
+    }
+
+    fn release(&self, port: PortId) {
+        self.len.fetch_sub(1, Relaxed);
+        if let Some(mut share) = self.shares.get_mut(&port) {
+            share.neighbours = share.neighbours.saturating_sub(1);
         }
     }
 
@@ -210,21 +307,26 @@ impl Neighbours {
     ) -> Vec<(IpAddr, Pending)> {
         let mut failed = Vec::new();
         self.table.retain(|addr, known| {
-            if known.attempts > 0 && now >= known.asked + RETRANS_TIME {
-                if known.attempts >= MAX_SOLICIT {
-                    self.no_longer_pending(&known.pending);
-                    failed.extend(known.pending.drain(..).map(|pending| (*addr, pending)));
-                    self.len.fetch_sub(1, Relaxed);
-                    return false;
-                }
+            if known.introduced {
+                return true;
+            }
+            let asking = known.attempts > 0;
+            if asking && now >= known.asked + RETRANS_TIME && known.attempts < MAX_SOLICIT {
                 known.attempts += 1;
                 known.asked = now;
                 ask(*addr, known.mac);
-            } else if known.attempts == 0 && now >= known.confirmed + REACHABLE_TIME + STALE_TIME {
-                self.len.fetch_sub(1, Relaxed);
-                return false;
+                return true;
             }
-            true
+            let keep = match asking {
+                true => now < known.asked + RETRANS_TIME,
+                false => now < known.confirmed + REACHABLE_TIME + STALE_TIME,
+            };
+            if !keep {
+                self.release(known.port);
+                self.no_longer_pending(&known.pending);
+                failed.extend(known.pending.drain(..).map(|pending| (*addr, pending)));
+            }
+            keep
         });
         failed
     }
@@ -234,6 +336,7 @@ impl Neighbours {
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.table
             .iter()
+            .filter(|known| !known.introduced)
             .map(|known| match known.attempts {
                 0 => known.confirmed + REACHABLE_TIME + STALE_TIME,
                 _ => known.asked + RETRANS_TIME,
@@ -241,16 +344,29 @@ impl Neighbours {
             .min()
     }
 
-    /// Forgets every neighbour at `mac`, whose port is going away.
-    pub fn forget_station(&self, mac: MacAddr) {
+    /// Forgets every neighbour at `port`, which is going away, and returns what waited for them.
+    pub fn forget_port(&self, port: PortId) -> Vec<Pending> {
+        let mut waited = Vec::new();
         self.table.retain(|_, known| {
-            let keep = known.mac != Some(mac);
+            let keep = known.port != port;
             if !keep {
-                self.no_longer_pending(&known.pending);
-                self.len.fetch_sub(1, Relaxed);
+                let known = std::mem::replace(known, Neighbour::new(None, port, Instant::ZERO));
+                waited.extend(self.gone(known));
             }
             keep
         });
+        self.shares.remove_if(&port, |_, share| share.pending_octets == 0);
+        waited
+    }
+
+    /// The port `addr` was heard at, or that wants it.
+    pub fn port_of(&self, addr: IpAddr) -> Option<PortId> {
+        self.table.get(&addr).map(|known| known.port)
+    }
+
+    /// The station last known for `addr`.
+    pub fn station_of(&self, addr: IpAddr) -> Option<MacAddr> {
+        self.table.get(&addr)?.mac
     }
 
     /// Every neighbour, for listings.
@@ -260,6 +376,7 @@ impl Neighbours {
             .map(|known| {
                 let state = match known.mac {
                     None => State::Incomplete,
+                    Some(_) if known.introduced => State::Permanent,
                     Some(_) if now < known.confirmed + REACHABLE_TIME => State::Reachable,
                     Some(_) if known.attempts > 0 => State::Probe,
                     Some(_) => State::Stale,
@@ -277,18 +394,25 @@ mod tests {
 
     const ADDR: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7));
     const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 7]);
+    const OTHER: MacAddr = MacAddr([2, 0, 0, 0, 0, 8]);
+    const P1: PortId = PortId(1);
+    const P2: PortId = PortId(2);
     const T0: Instant = Instant::ZERO;
 
     fn pending(n: u8) -> Pending {
-        Pending { frame: vec![n], offload: Offload::NONE }
+        Pending { frame: vec![n], offload: Offload::NONE, port: P1 }
+    }
+
+    fn invented(n: usize) -> IpAddr {
+        Ipv4Addr::from(0xc612_0000 + u32::try_from(n).unwrap()).into()
     }
 
     #[test]
     fn three_unanswered_requests_fail_what_waits() {
         let table = Neighbours::default();
-        assert_eq!(table.resolve(ADDR, T0), Resolved { mac: None, ask: true });
+        assert_eq!(table.resolve(ADDR, P1, T0), Resolved { mac: None, ask: true });
         assert!(table.park(ADDR, pending(1)).is_none());
-        assert!(!table.resolve(ADDR, T0).ask, "one request a second");
+        assert!(!table.resolve(ADDR, P1, T0).ask, "one request a second");
         let mut asked = 0;
         for second in 1..=2 {
             assert!(table.handle_timeout(T0 + RETRANS_TIME * second, |_, _| asked += 1).is_empty());
@@ -302,51 +426,117 @@ mod tests {
     #[test]
     fn the_oldest_of_four_waiting_frames_gives_way() {
         let table = Neighbours::default();
-        table.resolve(ADDR, T0);
+        table.resolve(ADDR, P1, T0);
         for n in 1..=3 {
             assert!(table.park(ADDR, pending(n)).is_none());
         }
         assert_eq!(table.park(ADDR, pending(4)).unwrap().frame, [1]);
-        let waited = table.confirm(ADDR, MAC, false, T0);
+        let waited = table.confirm(ADDR, MAC, P2, false, T0).unwrap();
         assert_eq!(waited.iter().map(|p| p.frame[0]).collect::<Vec<_>>(), [2, 3, 4]);
     }
 
     #[test]
-    fn what_waits_is_bounded_whoever_it_waits_for() {
+    fn what_waits_is_bounded_whoever_it_waits_for_and_leaves_room_for_other_ports() {
         let table = Neighbours::default();
-        let large = || Pending { frame: vec![0; 65_000], offload: Offload::NONE };
+        let large = |port| Pending { frame: vec![0; 65_000], offload: Offload::NONE, port };
         let mut parked = 0;
-        for n in 0..1000u32 {
-            let addr = IpAddr::V4(Ipv4Addr::from(0xc000_0200 + n));
-            table.resolve(addr, T0);
-            parked += usize::from(table.park(addr, large()).is_none());
+        for n in 0..500 {
+            table.resolve(invented(n), P1, T0);
+            parked += usize::from(table.park(invented(n), large(P1)).is_none());
         }
-        assert_eq!(parked, MAX_PENDING_OCTETS / 65_000);
+        assert_eq!(parked, MAX_PENDING_OCTETS_PER_PORT / 65_000);
+        table.resolve(ADDR, P2, T0);
+        assert!(table.park(ADDR, large(P2)).is_none(), "another port has its own share");
         for second in 1..=3 {
             table.handle_timeout(T0 + RETRANS_TIME * second, |_, _| ());
         }
         assert_eq!(table.pending_octets.load(Relaxed), 0);
-        table.resolve(ADDR, T0);
-        assert!(table.park(ADDR, large()).is_none(), "room again");
+        table.resolve(ADDR, P1, T0);
+        assert!(table.park(ADDR, large(P1)).is_none(), "room again");
     }
 
     #[test]
     fn a_stale_neighbour_is_used_and_asked_until_it_answers() {
         let table = Neighbours::default();
-        table.confirm(ADDR, MAC, true, T0);
-        assert_eq!(table.resolve(ADDR, T0).mac, Some(MAC));
+        table.confirm(ADDR, MAC, P1, true, T0).unwrap();
+        assert_eq!(table.resolve(ADDR, P1, T0).mac, Some(MAC));
         let later = T0 + REACHABLE_TIME;
         assert_eq!(table.list(later)[0].2, State::Stale);
-        assert_eq!(table.resolve(ADDR, later), Resolved { mac: Some(MAC), ask: true });
+        assert_eq!(table.resolve(ADDR, P1, later), Resolved { mac: Some(MAC), ask: true });
         assert_eq!(table.list(later)[0].2, State::Probe);
-        table.confirm(ADDR, MAC, false, later);
+        table.confirm(ADDR, MAC, P1, false, later).unwrap();
         assert_eq!(table.list(later)[0].2, State::Reachable);
     }
 
     #[test]
     fn an_overheard_stranger_is_not_remembered() {
         let table = Neighbours::default();
-        table.confirm(ADDR, MAC, false, T0);
+        table.confirm(ADDR, MAC, P1, false, T0).unwrap();
         assert!(table.list(T0).is_empty());
+    }
+
+    #[test]
+    fn a_port_inventing_neighbours_fills_only_its_share() {
+        let table = Neighbours::default();
+        for n in 0..CAPACITY {
+            table.confirm(invented(n), MAC, P1, true, T0).unwrap();
+            table.resolve(invented(CAPACITY + n), P1, T0);
+        }
+        assert_eq!(table.list(T0).len(), CAPACITY_PER_PORT);
+        table.confirm(ADDR, OTHER, P2, true, T0).unwrap();
+        assert_eq!(table.resolve(ADDR, P1, T0).mac, Some(OTHER), "another port finds a place");
+        table.confirm(ADDR, MAC, P1, true, T0).unwrap();
+        assert_eq!(table.resolve(ADDR, P1, T0).mac, Some(OTHER), "nor does it gather others'");
+        // Its share comes back by age, and with the port.
+        table.handle_timeout(T0 + REACHABLE_TIME + STALE_TIME, |_, _| ());
+        table.handle_timeout(T0 + (REACHABLE_TIME + STALE_TIME) * 2, |_, _| ());
+        table.handle_timeout(T0 + (REACHABLE_TIME + STALE_TIME) * 3, |_, _| ());
+        assert_eq!((table.list(T0).len(), table.len.load(Relaxed)), (0, 0));
+        table.confirm(ADDR, MAC, P1, true, T0).unwrap();
+        assert_eq!(table.list(T0).len(), 1);
+        table.forget_port(P1);
+        assert_eq!((table.list(T0).len(), table.len.load(Relaxed)), (0, 0));
+        assert!(table.shares.get(&P1).is_none());
+    }
+
+    #[test]
+    fn whom_the_daemon_introduced_stays_as_long_as_the_port() {
+        let table = Neighbours::default();
+        for n in 0..CAPACITY {
+            let port = PortId(1 + u16::try_from(n / CAPACITY_PER_PORT).unwrap());
+            table.confirm(invented(n), MAC, port, true, T0).unwrap();
+        }
+        table.introduce(ADDR, MAC, P1, T0);
+        let much_later = T0 + Duration::from_secs(1_000_000);
+        for _ in 0..4 {
+            table.handle_timeout(much_later, |_, _| panic!("nobody need ask"));
+        }
+        assert_eq!(table.list(much_later), [(ADDR, Some(MAC), State::Permanent)]);
+        assert_eq!(table.resolve(ADDR, P2, much_later), Resolved { mac: Some(MAC), ask: false });
+        let refused = table.confirm(ADDR, OTHER, P2, true, much_later);
+        assert_eq!(refused.unwrap_err(), DropReason::SpoofedNeighbour);
+        assert_eq!(table.check(ADDR, P2), Err(DropReason::SpoofedNeighbour));
+        assert_eq!(table.check(ADDR, P1), Ok(()));
+        assert_eq!(table.resolve(ADDR, P2, much_later).mac, Some(MAC));
+        // Whose address it is may change its station.
+        table.confirm(ADDR, OTHER, P1, false, much_later).unwrap();
+        assert_eq!(table.resolve(ADDR, P2, much_later).mac, Some(OTHER));
+        table.forget_port(P1);
+        assert!(table.list(much_later).is_empty());
+    }
+
+    #[test]
+    fn what_waited_for_somebody_introduced_is_handed_out() {
+        let table = Neighbours::default();
+        table.resolve(ADDR, P1, T0);
+        table.park(ADDR, pending(1));
+        let waited = table.introduce(ADDR, MAC, P2, T0);
+        assert_eq!(waited.iter().map(|p| p.frame[0]).collect::<Vec<_>>(), [1]);
+        assert_eq!((table.pending_octets.load(Relaxed), table.len.load(Relaxed)), (0, 0));
+        // A port that goes away leaves nothing that waits for it uncounted.
+        table.resolve(invented(1), P1, T0);
+        table.park(invented(1), pending(2));
+        assert_eq!(table.forget_port(P1).len(), 1);
+        assert_eq!((table.pending_octets.load(Relaxed), table.len.load(Relaxed)), (0, 0));
     }
 }

@@ -4,13 +4,14 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU16, Ordering::Relaxed};
 
+use dashmap::DashMap;
 use nat::{Conntrack, Zone};
 use smoltcp::time::{Duration, Instant};
 use smoltcp::wire::{IpAddress, IpCidr, Ipv6Address};
 
 use crate::fdb::Fdb;
-use crate::neighbour::Neighbours;
-use crate::port::{IpMtu, MacAddr};
+use crate::neighbour::{Neighbours, Pending};
+use crate::port::{IpMtu, MacAddr, PortId};
 
 /// Where packets for addresses beyond the network go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,8 +113,8 @@ pub struct Network {
     pub neighbours: Neighbours,
     /// Flows, of every network.
     pub conntrack: Arc<Conntrack>,
-    /// Bounds our ICMP errors.
-    pub errors: ErrorLimit,
+    /// Bounds our ICMP errors, for each port that causes them.
+    errors: DashMap<PortId, ErrorLimit>,
     identification: AtomicU16,
 }
 
@@ -126,9 +127,22 @@ impl Network {
             fdb: Fdb::default(),
             neighbours: Neighbours::default(),
             conntrack,
-            errors: ErrorLimit::default(),
+            errors: DashMap::new(),
             identification: AtomicU16::new(1),
         }
+    }
+
+    /// Whether one more ICMP error may be sent now that `port` has caused; if so it counts. One port's
+    /// errors leave every other's alone.
+    pub fn allow_error(&self, port: PortId, now: Instant) -> bool {
+        self.errors.entry(port).or_default().allow(now)
+    }
+
+    /// Forgets what is kept for `port`, which is going away, and returns what waited for its neighbours.
+    pub(crate) fn forget_port(&self, port: PortId) -> Vec<Pending> {
+        self.fdb.flush_port(port);
+        self.errors.remove(&port);
+        self.neighbours.forget_port(port)
     }
 
     /// An IPv4 identification for a datagram that may be fragmented (RFC 6864 §4.1).
@@ -137,7 +151,7 @@ impl Network {
     }
 }
 
-/// At most 1,000 ICMP errors a second and 50 at once, as Linux (`icmp_msgs_per_sec`,
+/// At most 1,000 ICMP errors a second and 50 at once, as one Linux host (`icmp_msgs_per_sec`,
 /// `icmp_msgs_burst`); RFC 1812 §4.3.2.8 and RFC 4443 §2.4 (f) ask for a limit.
 #[derive(Debug, Default)]
 pub struct ErrorLimit {

@@ -71,6 +71,13 @@ impl Packet {
             (EthernetProtocol::Ipv6, Some(6)) => Self::parse_ipv6(octets)?,
             _ => return Err(DropReason::Malformed),
         };
+        // Each family has its own ICMP; in the other's header it means nothing.
+        if matches!(
+            (packet.protocol, packet.src),
+            (Protocol::Icmpv6, IpAddr::V4(_)) | (Protocol::Icmp, IpAddr::V6(_))
+        ) {
+            return Err(DropReason::Malformed);
+        }
         if packet.fragment != Fragment::Later {
             packet.ports = packet.parse_ports(frame)?;
         }

@@ -17,6 +17,17 @@ use crate::outbox::{Built, Outbox};
 use crate::packet::Packet;
 use crate::port::{ETHERNET_HEADER_LEN, MacAddr};
 
+/// ICMPv6 types of the two messages (RFC 4861 §4.3, §4.4).
+const SOLICITATION: u8 = 135;
+const ADVERTISEMENT: u8 = 136;
+
+/// The S flag of an advertisement, in its fifth octet.
+const SOLICITED_FLAG: u8 = 0x40;
+
+/// Option types (RFC 4861 §4.6.1).
+const SOURCE_LLA: u8 = 1;
+const TARGET_LLA: u8 = 2;
+
 /// What an ARP or NDP message says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Announcement {
@@ -67,19 +78,32 @@ pub fn read_arp(payload: &[u8]) -> Result<Announcement, DropReason> {
     })
 }
 
+/// Whether the IPv6 packet of a frame may be a neighbour solicitation or advertisement: a look at one
+/// octet or two, for every frame that passes, before [`read_ndp`] is worth its price.
+#[must_use]
+pub fn may_be_ndp(packet: &[u8]) -> bool {
+    const ICMPV6: u8 = 58;
+    match packet.get(6) {
+        Some(&ICMPV6) => matches!(packet.get(40), Some(&(SOLICITATION | ADVERTISEMENT))),
+        // Behind extension headers; fragmented it is none (RFC 6980 §5).
+        Some(0 | 43 | 51 | 60) => true,
+        _ => false,
+    }
+}
+
 /// Reads a neighbour solicitation or advertisement; `None` for any other ICMPv6 message.
 ///
 /// # Errors
 ///
-/// [`DropReason::BadNeighbour`] if it fails the checks of RFC 4861 §7.1: hop limit 255, code 0, a
-/// target that is no group, options whole. The checksum was verified with the packet.
+/// [`DropReason::BadNeighbour`] if it fails a check of RFC 4861 §7.1.1 or §7.1.2. The checksum was
+/// verified with the packet.
 pub fn read_ndp(
     packet: &Packet,
     frame: &[u8],
     src: MacAddr,
 ) -> Option<Result<Announcement, DropReason>> {
     let (kind, code) = packet.icmp(frame)?;
-    if packet.protocol != Protocol::Icmpv6 || !matches!(kind, 135 | 136) {
+    if packet.protocol != Protocol::Icmpv6 || !matches!(kind, SOLICITATION | ADVERTISEMENT) {
         return None;
     }
     if packet.hop_limit != 255 || code != 0 {
@@ -89,29 +113,52 @@ pub fn read_ndp(
 }
 
 fn read_checked_ndp(packet: &Packet, frame: &[u8], src: MacAddr) -> Option<Announcement> {
-    let message = Icmpv6Packet::new_checked(packet.transport(frame)).ok()?;
-    let (target, lladdr, asks) = match NdiscRepr::parse(&message).ok()? {
-        NdiscRepr::NeighborSolicit { target_addr, lladdr } => (target_addr, lladdr, true),
-        NdiscRepr::NeighborAdvert { target_addr, lladdr, .. } => (target_addr, lladdr, false),
-        _ => return None,
-    };
-    if target.is_multicast() {
-        return None;
-    }
-    let station = match lladdr {
-        Some(raw) => MacAddr::from_bytes(raw.as_bytes().first_chunk::<6>()?),
-        None => src,
-    };
-    if !station.is_unicast() || station.0 == [0; 6] {
-        return None;
-    }
+    let (head, options) = packet.transport(frame).split_first_chunk::<24>()?;
+    let asks = head[0] == SOLICITATION;
+    let target = Ipv6Addr::from(*head[8..].first_chunk::<16>()?);
+    let lladdr = link_layer_address(options, if asks { SOURCE_LLA } else { TARGET_LLA })?;
+    let IpAddr::V6(dst) = packet.dst else { return None };
     let from_nobody = IpAddr::V6(Ipv6Addr::UNSPECIFIED) == packet.src;
+    let allowed = match asks {
+        true => !from_nobody || (lladdr.is_none() && is_solicited_node(dst)),
+        false => !(dst.is_multicast() && head[4] & SOLICITED_FLAG != 0),
+    };
+    let station = lladdr.unwrap_or(src);
+    if !allowed || target.is_multicast() || !station.is_unicast() || station.0 == [0; 6] {
+        return None;
+    }
+    let sender = if asks { packet.src } else { target.into() };
     Some(Announcement {
-        sender: (!from_nobody).then_some(if asks { packet.src } else { target.into() }),
+        sender: (!(asks && from_nobody)).then_some(sender),
         station,
         target: target.into(),
         asks,
     })
+}
+
+/// The link-layer address option `kind` of `options`, if there is one; `None` if an option is not whole
+/// or has no length.
+fn link_layer_address(options: &[u8], kind: u8) -> Option<Option<MacAddr>> {
+    let mut found = None;
+    let mut rest = options;
+    while !rest.is_empty() {
+        let len = 8 * usize::from(*rest.get(1)?);
+        if len == 0 {
+            return None;
+        }
+        let (option, tail) = rest.split_at_checked(len)?;
+        if option[0] == kind {
+            // RFC 2464 §6: one unit long over Ethernet.
+            found = found.or(Some(MacAddr::from_bytes(option.get(2..)?.first_chunk::<6>()?)));
+        }
+        rest = tail;
+    }
+    Some(found)
+}
+
+/// Whether `dst` is a solicited-node group, ff02::1:ff00:0/104 (RFC 4291 §2.7.1).
+fn is_solicited_node(dst: Ipv6Addr) -> bool {
+    dst.octets()[..13] == [0xff, 0x02, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff]
 }
 
 /// Builds the answer to whoever asked for `own`.

@@ -61,8 +61,11 @@ impl Egress {
             let frames = run.map_or(1, |run| run.count());
             let departures = index..index + frames;
             index += frames;
-            let Some(Some(held)) = queues.get_mut(departure.to.index()) else { continue };
-            let Some(counters) = dp.counters(departure.to) else { continue };
+            let counters = dp.counters(departure.to).unwrap_or(dp.gateway_counters());
+            let Some(Some(held)) = queues.get_mut(departure.to.index()) else {
+                departures.for_each(|_| counters.not_sent(DropReason::NoPort));
+                continue;
+            };
             let sent = if held.dead {
                 Err(QueueError::Gone(Errno::EBADFD))
             } else if let Some(run) = run {

@@ -274,13 +274,17 @@ impl Worker {
 
     /// A frame that another worker read, of a flow this one owns.
     fn take_over(&mut self, handed: &Handed, now: Instant) {
+        // With the network its counters are gone, too.
         let Some(net) = self.networks.get_mut(&handed.zone) else { return };
         self.burst.hold(&handed.with_header);
-        let (frame, Ok(offload)) = self.burst.frame(0) else { return };
-        let received = Received { port: handed.port, place: 0, frame, offload };
-        let Ok(packet) = Packet::parse(frame, &offload) else { return };
+        let (frame, offload) = self.burst.frame(0);
         let mut ctx = Context { dp: &mut net.dp, out: &mut self.out, now };
-        if let Err(reason) = self.setup.relay.flow(handed.key, &received, &packet, &mut ctx) {
+        let taken = offload.and_then(|offload| {
+            let received = Received { port: handed.port, place: 0, frame, offload };
+            let packet = Packet::parse(frame, &offload)?;
+            self.setup.relay.flow(handed.key, &received, &packet, &mut ctx)
+        });
+        if let Err(reason) = taken {
             // Its reception was counted where it was read; here it is a copy that did not arrive.
             ctx.dp.gateway_counters().not_sent(reason);
         }
@@ -361,12 +365,13 @@ impl Worker {
                         && let Some(net) = self.networks.get_mut(&zone)
                     {
                         net.dp.attach(id, port, counters);
-                        net.dp.introduce(id, now);
                         if net.queues.len() <= id.index() {
                             net.queues.resize_with(id.index() + 1, || None);
                         }
                         let held = PortQueue::new(queue, polled);
                         net.queues[id.index()] = Some(held);
+                        net.dp.introduce(id, now, &mut self.out);
+                        self.flush(zone);
                         // Frames may wait already.
                         self.enqueue(zone, id);
                     }

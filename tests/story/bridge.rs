@@ -111,9 +111,9 @@ fn nobody_else_is_the_gateway() {
 fn an_announced_gateway_address_of_another_station_moves_nothing() {
     let mut lab = Lab::new();
     lab.introduce(P2, BOB);
-    // Alice claims 192.0.2.1 for herself; the gateway's own table knows better than to follow.
+    // Alice claims 192.0.2.1 for herself; nobody gets to hear it, nor does the gateway follow.
     let claim = wire::arp(BROADCAST, 2, (ALICE.mac, GATEWAY.v4), GATEWAY.v4);
-    lab.inject(P1, &claim).flooded(&[P2, P3]);
+    lab.inject(P1, &claim).dropped(DropReason::SpoofedGateway);
     let known = lab.network.neighbours.list(lab.now);
     assert!(known.iter().all(|(addr, ..)| *addr != GATEWAY.v4), "{}", lab.report());
     let echo = ip(BOB.v4, GATEWAY.v4).echo(1, 1, b"still you?");

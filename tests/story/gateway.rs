@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use datapath::{Decision, DropReason, NetworkConfig, Uplink};
+use datapath::{Decision, DropReason, NetworkConfig, Offload, Uplink};
 use nat::{Account, Direction, Entry, Owner, Protocol, TransportAddr, Tuple, Zone};
 use pnet::packet::tcp::TcpFlags;
 use smoltcp::time::Duration;
@@ -257,20 +257,122 @@ fn the_same_tuple_of_another_network_is_another_flow() {
     lab.inject(P1, &up(&ip(ALICE.v4, WORLD.v4).udp(1, 2, b""))).for_uplink();
 }
 
+/// RFC 1812 §4.3.2.8, RFC 4443 §2.4 (f).
 #[test]
-fn errors_are_limited_to_a_burst_of_fifty_and_a_thousand_a_second() {
+fn errors_are_limited_for_each_port_and_what_is_suppressed_is_counted() {
     let mut lab = lab_with(config());
+    lab.introduce(P2, BOB);
     lab.advance(Duration::from_secs(10));
-    let packet = ip(ALICE.v4, GATEWAY.v4).udp(1, 2, b"");
     let flood = |lab: &mut Lab| {
+        let packet = ip(ALICE.v4, GATEWAY.v4).udp(1, 2, b"");
         let told = (0..500).filter(|_| !lab.inject(P1, &up(&packet)).taken_sending().is_empty());
         told.count()
     };
     let first = flood(&mut lab);
     assert!((50..=51).contains(&first), "{first} errors at once");
+    assert_eq!(lab.not_sent(P1, DropReason::ErrorLimit), 500 - first as u64);
     lab.now += Duration::from_millis(20);
     let later = flood(&mut lab);
     assert!((20..=21).contains(&later), "{later} errors 20 ms later");
+    // Bob has not caused a single one, and is told at once.
+    let packet = ip(BOB.v4, GATEWAY.v4).udp(1, 2, b"");
+    lab.inject(P2, &framed(BOB.mac, GATEWAY.mac, &packet)).answered();
+    assert_eq!(lab.not_sent(P2, DropReason::ErrorLimit), 0);
+}
+
+/// RFC 1812 §5.3.7: a router does not take a packet from its own address off the link.
+#[test]
+fn a_packet_from_the_gateways_own_address_is_martian() {
+    let mut lab = lab_with(config());
+    for v6 in [false, true] {
+        for dst in [GATEWAY, WORLD, BOB] {
+            let packet = ip(GATEWAY.addr(v6), dst.addr(v6)).udp(1, 2, b"");
+            lab.inject(P1, &up(&packet)).dropped(DropReason::MartianSource);
+        }
+    }
+    let packet = ip(GATEWAY.link_local(), WORLD.v6).udp(1, 2, b"");
+    lab.inject(P1, &up(&packet)).dropped(DropReason::MartianSource);
+}
+
+#[test]
+fn the_other_familys_icmp_is_malformed() {
+    let mut lab = lab_with(config());
+    for (v6, protocol) in [(false, 58), (true, 1)] {
+        for dst in [GATEWAY, WORLD] {
+            let packet = ip(ALICE.addr(v6), dst.addr(v6))
+                .carrying(protocol, &[8, 0, 0xf7, 0xff, 0, 0, 0, 0]);
+            lab.inject(P1, &up(&packet)).dropped(DropReason::Malformed);
+        }
+    }
+}
+
+/// A lab in which Bob's link carries 1,400 octets, and the gateway knows him.
+fn lab_with_narrow_bob() -> Lab {
+    let mut lab = lab_with(config());
+    lab.attach(P2, datapath::Port { mtu: datapath::IpMtu(1400), ..crate::lab::port() });
+    lab.introduce(P2, BOB);
+    lab
+}
+
+/// RFC 1191 §4, RFC 4443 §3.2: the MTU told is that of the link the packet did not fit.
+#[test]
+fn whoever_sends_too_much_is_told_what_the_next_link_carries() {
+    let mut lab = lab_with_narrow_bob();
+    let dont_fragment = |mut packet: Vec<u8>| {
+        packet[6] |= 0x40;
+        let mut ip = pnet::packet::ipv4::MutableIpv4Packet::new(&mut packet).unwrap();
+        let checksum = pnet::packet::ipv4::checksum(&ip.to_immutable());
+        ip.set_checksum(checksum);
+        packet
+    };
+    for (v6, header, kind) in [(false, 20, (3, 4)), (true, 40, (2, 0))] {
+        let datagram = |len: usize| {
+            let packet = ip(ALICE.addr(v6), BOB.addr(v6)).udp(1, 2, &vec![5; len - header - 8]);
+            if v6 { packet } else { dont_fragment(packet) }
+        };
+        let sent = lab.inject(P1, &up(&datagram(1400))).taken_sending();
+        assert_eq!(sent.len(), 1, "{}", lab.report());
+        let large = datagram(1401);
+        let seen = lab.inject(P1, &up(&large)).dropped_telling(DropReason::TooBig);
+        seen.is_error(ALICE, kind, &large);
+        let What::Icmp { word, .. } = seen.what else { unreachable!() };
+        assert_eq!(word, 1400);
+    }
+}
+
+/// RFC 1812 §5.2.6: what may be cut is cut.
+#[test]
+fn a_datagram_too_long_for_the_next_link_goes_on_in_pieces() {
+    let mut lab = lab_with_narrow_bob();
+    let payload: Vec<u8> = (0..1440u32).map(|n| n.to_le_bytes()[0]).collect();
+    let packet = ip(ALICE.v4, BOB.v4).udp(1, 2, &payload);
+    let pieces = lab.inject(P1, &up(&packet)).taken_sending();
+    assert_eq!(pieces.len(), 2, "{}", lab.report());
+    let mut whole: Vec<u8> = Vec::new();
+    for (index, (port, piece)) in pieces.iter().enumerate() {
+        let What::Piece { ip, identification, at, more, octets } = &piece.what else {
+            panic!("{piece:?}")
+        };
+        assert_eq!((*port, piece.dst, ip.ttl, *identification), (P2, BOB.mac, 63, 0x4242));
+        assert!(octets.len() <= 1400 - 20);
+        assert_eq!((*at, *more), (whole.len(), index == 0));
+        whole.extend(octets);
+    }
+    assert_eq!(whole, packet[20..]);
+}
+
+/// A kernel refuses a frame whose hint of its headers' length reaches behind it.
+#[test]
+fn what_is_turned_round_without_its_padding_has_a_hint_within_it() {
+    let mut lab = lab_with(config());
+    lab.introduce(P2, BOB);
+    let mut frame = up(&ip(ALICE.v4, BOB.v4).udp(1, 2, b""));
+    let end = frame.len();
+    frame.resize(60, 0);
+    let offload = Offload { header_len: 60, ..Offload::NONE };
+    let left = lab.inject_with(P1, &frame, offload).offloads();
+    let [left] = left[..] else { panic!("{left:?} {}", lab.report()) };
+    assert_eq!(usize::from(left.header_len), end);
 }
 
 #[test]

@@ -11,9 +11,9 @@ use std::sync::Arc;
 
 use datapath::stats::PortCounters;
 use datapath::{
-    Body, Datapath, Decision, DropReason, Fate, Gateway, IpMtu, MacAddr, Network, NetworkConfig,
-    Offload, Offloads, Outbox, Packet, Port, PortId, PortRole, PortTotals, Received, Silent, Step,
-    Uplink,
+    Body, Datapath, Decision, DropReason, Fate, Gateway, Gso, IpMtu, MacAddr, Network,
+    NetworkConfig, Offload, Offloads, Outbox, Packet, Port, PortId, PortRole, PortTotals, Received,
+    Silent, Step, Uplink,
 };
 use nat::{Conntrack, Profile, Zone};
 use smoltcp::time::{Duration, Instant};
@@ -40,6 +40,8 @@ pub(crate) struct Outcome {
     copies: Vec<PortId>,
     /// Frames of the gateway's own.
     built: Vec<(PortId, Seen)>,
+    /// What is left undone on those.
+    offloads: Vec<Offload>,
     report: String,
 }
 
@@ -75,6 +77,19 @@ impl Lab {
         self.datapath.attach(id, port, counters);
     }
 
+    /// Attaches a port whose address is `station`'s, by the daemon's own word.
+    pub(crate) fn attach_known(&mut self, id: PortId, station: Station) {
+        let addresses = vec![station.addr(false), station.addr(true)];
+        self.attach(id, Port { mac: MacAddr(station.mac), addresses, ..port() });
+        self.out.clear();
+        self.datapath.introduce(id, self.now, &mut self.out);
+    }
+
+    /// What the last thing that happened has sent.
+    pub(crate) fn sent(&self) -> Vec<(PortId, Seen)> {
+        self.departures(None).1
+    }
+
     pub(crate) fn detach(&mut self, id: PortId) {
         self.datapath.detach(id);
         self.counters.retain(|(known, _)| *known != id);
@@ -100,7 +115,9 @@ impl Lab {
         let told = format!("{port} ▶ {} octets: {decision:?}", frame.len());
         self.tell(told, &copies, &built);
         self.account(&before, port, decision, built.len());
-        Outcome { decision, copies, built, report: self.report() }
+        let ours = self.out.departures().iter().filter(|sent| matches!(sent.body, Body::Built(_)));
+        let offloads = ours.map(|sent| sent.offload).collect();
+        Outcome { decision, copies, built, offloads, report: self.report() }
     }
 
     /// The steps by which a frame is decided.
@@ -137,6 +154,11 @@ impl Lab {
         self.inject(port, &asked).answer_beside_flood();
     }
 
+    /// Frames that should have gone out by `port` and did not, for this reason.
+    pub(crate) fn not_sent(&self, port: PortId, reason: DropReason) -> u64 {
+        self.count(port).tx_dropped[reason as usize]
+    }
+
     /// Counts of one port.
     pub(crate) fn count(&self, port: PortId) -> PortTotals {
         let found = self.totals().into_iter().find(|(known, _)| *known == port);
@@ -167,7 +189,9 @@ impl Lab {
                 (Body::Received(_), None) => panic!("nothing was received: {}", self.report()),
                 (Body::Built(frame), _) => {
                     let seen = match departure.offload {
-                        Offload::NONE => wire::read(self.out.frame(frame)),
+                        Offload { checksum: None, gso: Gso::None, .. } => {
+                            wire::read(self.out.frame(frame))
+                        }
                         left_undone => panic!("{left_undone:?} on a small frame of ours"),
                     };
                     built.push((departure.to, seen));
@@ -322,6 +346,11 @@ impl Outcome {
             Decision::Uplink(packet) => packet,
             _ => panic!("not for the uplink: {}", self.report),
         }
+    }
+
+    /// What is left undone on the frames the gateway sent.
+    pub(crate) fn offloads(self) -> Vec<Offload> {
+        self.offloads
     }
 
     /// What was decided.

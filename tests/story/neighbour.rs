@@ -2,13 +2,13 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use datapath::neighbour::{REACHABLE_TIME, RETRANS_TIME, STALE_TIME, State};
-use datapath::{DropReason, MacAddr};
+use datapath::neighbour::{CAPACITY_PER_PORT, REACHABLE_TIME, RETRANS_TIME, STALE_TIME, State};
+use datapath::{DropReason, MacAddr, PortId};
 
 use crate::lab::{Lab, P1, P2, P3};
 use crate::wire::{
-    self, ALICE, BOB, BROADCAST, GATEWAY, IpSeen, NOBODY, Seen, What, advertisement, arp,
-    arp_reply, arp_request, framed, group_mac, ip, solicitation,
+    self, ALICE, BOB, BROADCAST, CAROL, GATEWAY, IpSeen, NOBODY, Seen, Station, What,
+    advertisement, arp, arp_reply, arp_request, framed, group_mac, ip, solicitation,
 };
 
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
@@ -87,7 +87,7 @@ fn an_announcement_refreshes_whom_we_know_and_introduces_nobody() {
 }
 
 #[test]
-fn what_no_arp_message_is_goes_no_further() {
+fn an_arp_message_nobody_here_can_read_is_bridged_and_teaches_nothing() {
     let mut lab = Lab::new();
     let good = arp_request(ALICE, GATEWAY.v4);
     let broken = |at: usize, octet: u8| {
@@ -96,7 +96,7 @@ fn what_no_arp_message_is_goes_no_further() {
         frame
     };
     // Hardware, protocol, lengths and operation in turn; a group as sender of either kind.
-    for frame in [
+    for mut frame in [
         broken(1, 6),
         broken(2, 0x86),
         broken(4, 8),
@@ -106,12 +106,179 @@ fn what_no_arp_message_is_goes_no_further() {
         broken(14, 224),
         good[..good.len() - 1].to_vec(),
     ] {
+        lab.inject(P1, &frame).flooded(&[P2, P3]);
+        frame[..6].copy_from_slice(&GATEWAY.mac);
         lab.inject(P1, &frame).dropped(DropReason::BadNeighbour);
     }
+    assert!(lab.network.neighbours.list(lab.now).is_empty(), "{}", lab.report());
     // Padded to what Ethernet wants at least it is as good as before.
     let mut padded = good.clone();
     padded.resize(60, 0);
     lab.inject(P1, &padded).answer_beside_flood();
+}
+
+/// RFC 5227 §2.4 lets a host defend its address; a switch need not let it come to that.
+#[test]
+fn nobody_else_is_heard_claiming_the_gateways_address() {
+    let mut lab = Lab::new();
+    lab.introduce(P1, ALICE);
+    for operation in [1, 2] {
+        for dst in [BROADCAST, ALICE.mac, GATEWAY.mac] {
+            let claim = arp(dst, operation, (BOB.mac, GATEWAY.v4), GATEWAY.v4);
+            lab.inject(P2, &claim).dropped(DropReason::SpoofedGateway);
+        }
+    }
+    for own in [GATEWAY.v6, GATEWAY.link_local()] {
+        let thief = Station { v6: own, ..BOB };
+        lab.inject(P2, &advertisement(thief, ALICE)).dropped(DropReason::SpoofedGateway);
+        let asks = solicitation(BOB.mac, Some(own), ALICE.v6);
+        lab.inject(P2, &asks).dropped(DropReason::SpoofedGateway);
+    }
+}
+
+#[test]
+fn nobody_else_is_heard_claiming_an_address_the_daemon_gave_away() {
+    let mut lab = Lab::new();
+    lab.attach_known(P1, ALICE);
+    lab.introduce(P3, CAROL);
+    let known = Some((Some(MacAddr(ALICE.mac)), State::Permanent));
+    let thief = Station { mac: BOB.mac, ..ALICE };
+    for frame in [
+        arp(BROADCAST, 1, (BOB.mac, ALICE.v4), ALICE.v4),
+        arp(BROADCAST, 2, (BOB.mac, ALICE.v4), ALICE.v4),
+        arp_request(thief, GATEWAY.v4),
+        arp_reply(thief, CAROL),
+        arp_reply(thief, GATEWAY),
+        solicitation(BOB.mac, Some(ALICE.v6), GATEWAY.v6),
+        solicitation(BOB.mac, Some(ALICE.v6), CAROL.v6),
+        advertisement(thief, CAROL),
+        advertisement(thief, GATEWAY),
+    ] {
+        lab.inject(P2, &frame).dropped(DropReason::SpoofedNeighbour);
+    }
+    // Behind an extension header it is the same message.
+    let mut hidden = advertisement(thief, CAROL);
+    let next = std::mem::replace(&mut hidden[14 + 6], 60);
+    hidden[14 + 5] += 8;
+    hidden.splice(54..54, [next, 0, 1, 4, 0, 0, 0, 0]);
+    lab.inject(P2, &hidden).dropped(DropReason::SpoofedNeighbour);
+    assert_eq!(state_of(&lab, ALICE.v4), known);
+    assert_eq!(state_of(&lab, ALICE.v6), known);
+    // Whoever tests whether the address is free claims nothing yet.
+    lab.inject(P2, &arp(BROADCAST, 1, (BOB.mac, Ipv4Addr::UNSPECIFIED), ALICE.v4))
+        .flooded(&[P3, P1]);
+    lab.inject(P2, &solicitation(BOB.mac, None, ALICE.v6)).flooded(&[P3, P1]);
+    // Its owner says so wherever he pleases, by another station even.
+    lab.inject(P1, &arp(BROADCAST, 2, (ALICE.mac, ALICE.v4), ALICE.v4)).flooded(&[P2, P3]);
+    let moved = Station { mac: NOBODY.mac, ..ALICE };
+    lab.inject(P1, &arp_request(moved, GATEWAY.v4)).answer_beside_flood();
+    assert_eq!(state_of(&lab, ALICE.v4), Some((Some(MacAddr(NOBODY.mac)), State::Permanent)));
+}
+
+#[test]
+fn whom_the_daemon_introduced_is_known_until_his_port_goes() {
+    let mut lab = Lab::new();
+    lab.attach_known(P2, BOB);
+    lab.introduce(P1, ALICE);
+    lab.advance((REACHABLE_TIME + STALE_TIME) * 3);
+    assert!(lab.advance(RETRANS_TIME * 3).is_empty(), "nobody is asked for: {}", lab.report());
+    for v6 in [false, true] {
+        assert_eq!(state_of(&lab, BOB.addr(v6)).map(|(_, state)| state), Some(State::Permanent));
+    }
+    lab.detach(P2);
+    assert_eq!(state_of(&lab, BOB.v4), None);
+    assert_eq!(state_of(&lab, BOB.v6), None);
+}
+
+#[test]
+fn what_waited_for_somebody_goes_out_when_the_daemon_introduces_him() {
+    let mut lab = Lab::new();
+    lab.introduce(P1, ALICE);
+    let early = framed(ALICE.mac, GATEWAY.mac, &ip(ALICE.v4, BOB.v4).udp(1, 2, b"are you up?"));
+    assert_eq!(lab.inject(P1, &early).taken_sending().len(), 3, "a question to each port");
+    lab.attach_known(P2, BOB);
+    let sent = lab.sent();
+    let to_bob = sent.iter().filter(|(port, _)| *port == P2);
+    let [(_, Seen { dst, what: What::Udp { payload, .. }, .. })] = &to_bob.collect::<Vec<_>>()[..]
+    else {
+        panic!("{sent:?} {}", lab.report())
+    };
+    assert_eq!((*dst, &**payload), (BOB.mac, &b"are you up?"[..]));
+}
+
+#[test]
+fn what_waits_for_a_neighbour_whose_port_goes_is_counted() {
+    let mut lab = Lab::new();
+    lab.introduce(P1, ALICE);
+    let lost = framed(ALICE.mac, GATEWAY.mac, &ip(ALICE.v4, NOBODY.v4).udp(1, 2, b""));
+    lab.inject(P1, &lost).taken_sending();
+    lab.detach(P1);
+    assert_eq!(lab.not_sent(PortId::GATEWAY, DropReason::NeighbourFailed), 1);
+}
+
+#[test]
+fn a_port_that_invents_neighbours_leaves_room_for_the_others() {
+    let mut lab = Lab::new();
+    lab.attach_known(P2, BOB);
+    for n in 0..5000u16 {
+        let [high, low] = n.to_be_bytes();
+        let v6 = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 7, n);
+        let inventor = Station { mac: [2, 0xee, 0, 0, high, low], v6, ..ALICE };
+        let _ = lab.inject(P1, &solicitation(inventor.mac, Some(v6), GATEWAY.v6)).decision();
+    }
+    let learned = lab.network.neighbours.list(lab.now).len();
+    assert_eq!(learned, CAPACITY_PER_PORT + 2, "and Bob's two");
+    lab.introduce(P3, CAROL);
+    assert!(state_of(&lab, CAROL.v4).is_some() && state_of(&lab, CAROL.v6).is_some());
+    assert!(state_of(&lab, BOB.v4).is_some());
+}
+
+/// RFC 4861 §7.1.1 and §7.1.2, each check in turn.
+#[test]
+fn a_neighbour_message_that_breaks_a_rule_is_discarded() {
+    let mut lab = Lab::new();
+    let nobody = Ipv6Addr::UNSPECIFIED;
+    let lla = |kind: u8| [&[kind, 1][..], &ALICE.mac].concat();
+    let rest = |flags: u8, target: Ipv6Addr, options: &[u8]| {
+        [&[flags, 0, 0, 0][..], &target.octets(), options].concat()
+    };
+    let to_gateway = |src: Ipv6Addr, dst: Ipv6Addr, kind: u8, rest: &[u8]| {
+        framed(ALICE.mac, GATEWAY.mac, &ip(src, dst).ttl(255).icmp(kind, 0, rest))
+    };
+    let group = wire::solicited_node(GATEWAY.v6);
+    let (asked, own) = (GATEWAY.v6, ALICE.v6);
+    let whole = rest(0, asked, &lla(1));
+    for bad in [
+        // Shorter than 24 octets.
+        to_gateway(own, asked, 135, &whole[..19]),
+        // The target is a group.
+        to_gateway(own, asked, 135, &rest(0, ALL_NODES, &lla(1))),
+        to_gateway(own, asked, 136, &rest(0x60, ALL_NODES, &lla(2))),
+        // An option of no length, one that is not whole, one too short for a station.
+        to_gateway(own, asked, 135, &rest(0, asked, &[1, 0, 0, 0, 0, 0, 0, 0])),
+        to_gateway(own, asked, 135, &rest(0, asked, &[14, 2, 0, 0, 0, 0, 0, 0])),
+        to_gateway(own, asked, 135, &rest(0, asked, &[1])),
+        // A group or nobody as station.
+        to_gateway(own, asked, 135, &rest(0, asked, &[1, 1, 3, 0, 0, 0, 0, 1])),
+        to_gateway(own, asked, 135, &rest(0, asked, &[1, 1, 0, 0, 0, 0, 0, 0])),
+        // From nobody: with a source link-layer address, or not to the solicited-node group.
+        to_gateway(nobody, group, 135, &whole),
+        to_gateway(nobody, asked, 135, &rest(0, asked, &[])),
+        to_gateway(nobody, ALL_NODES, 135, &rest(0, asked, &[])),
+        // Solicited, and yet to everybody.
+        to_gateway(own, ALL_NODES, 136, &rest(0x40, own, &lla(2))),
+    ] {
+        lab.inject(P1, &bad).dropped(DropReason::BadNeighbour);
+    }
+    assert!(lab.network.neighbours.list(lab.now).is_empty(), "{}", lab.report());
+    // An option nobody knows is no harm (RFC 4861 §4.6).
+    let options = [&[14, 2][..], &[0; 14], &lla(1)].concat();
+    let seen = lab.inject(P1, &to_gateway(own, asked, 135, &rest(0, asked, &options))).answered();
+    assert_eq!(seen, ndp_answer(ALICE.mac, own, asked, SOLICITED));
+    // Without the option the frame says where it came from.
+    let other = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 77);
+    lab.inject(P1, &to_gateway(other, asked, 135, &rest(0, asked, &[]))).answered();
+    assert_eq!(state_of(&lab, other), Some((Some(MacAddr(ALICE.mac)), State::Reachable)));
 }
 
 #[test]

@@ -304,10 +304,39 @@ pub(crate) struct Seen {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum What {
-    Arp { operation: u16, sender: (Mac, Ipv4Addr), target: (Mac, Ipv4Addr) },
-    Icmp { ip: IpSeen, kind: u8, code: u8, word: u32, body: Vec<u8> },
-    Tcp { ip: IpSeen, ports: (u16, u16), flags: u8, seq: u32, ack: u32, payload: Vec<u8> },
-    Udp { ip: IpSeen, ports: (u16, u16), payload: Vec<u8> },
+    Arp {
+        operation: u16,
+        sender: (Mac, Ipv4Addr),
+        target: (Mac, Ipv4Addr),
+    },
+    Icmp {
+        ip: IpSeen,
+        kind: u8,
+        code: u8,
+        word: u32,
+        body: Vec<u8>,
+    },
+    Tcp {
+        ip: IpSeen,
+        ports: (u16, u16),
+        flags: u8,
+        seq: u32,
+        ack: u32,
+        payload: Vec<u8>,
+    },
+    Udp {
+        ip: IpSeen,
+        ports: (u16, u16),
+        payload: Vec<u8>,
+    },
+    /// A piece of an IPv4 packet: where it begins, and whether more follow.
+    Piece {
+        ip: IpSeen,
+        identification: u16,
+        at: usize,
+        more: bool,
+        octets: Vec<u8>,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -333,6 +362,14 @@ pub(crate) fn read(octets: &[u8]) -> Seen {
             let (src, dst) = (packet.get_source().into(), packet.get_destination().into());
             let class = packet.get_dscp() << 2 | packet.get_ecn();
             let ip = IpSeen { src, dst, ttl: packet.get_ttl(), class };
+            let (at, more) = (packet.get_fragment_offset() * 8, packet.get_flags() & 1 == 1);
+            if at > 0 || more {
+                let identification = packet.get_identification();
+                let octets = packet.payload().to_vec();
+                let (src, dst) = (ethernet.get_source(), ethernet.get_destination());
+                let what = What::Piece { ip, identification, at: at.into(), more, octets };
+                return Seen { src: src.octets(), dst: dst.octets(), what };
+            }
             read_transport(ip, packet.get_next_level_protocol(), packet.payload())
         }
         EtherTypes::Ipv6 => {
