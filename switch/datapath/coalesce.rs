@@ -1,46 +1,80 @@
-//! Datagrams of one flow made one frame, for a device that cuts them again (USO).
+//! Packets of one flow made one frame, for a device that cuts them again (USO, TSO).
 //!
-//! The price of a small datagram is the system call that writes it, so a burst's run of equal datagrams
-//! of one flow leaves as one frame; the receiving kernel cuts it where a socket asks for single ones
-//! (`udp_unexpected_gso`, `include/linux/udp.h`). The order within a flow is kept because a run ends
-//! at the first frame that does not fit it, and nothing waits for more to come: a run lies within one
-//! burst. Read `udp_gro_receive_segment` in `net/ipv4/udp_offload.c` for the kernel's own rules.
+//! The price of a small frame is the system call that writes it, so a burst's run of equal packets of
+//! one flow leaves as one frame: datagrams, which the receiving kernel cuts where a socket asks for
+//! single ones (`udp_unexpected_gso`, `include/linux/udp.h`), and the segments of a port that knows no
+//! segmentation offload. What is joined and cut again is what it was. The order within a flow is kept
+//! because a run ends at the first frame that does not fit it, and nothing waits for more to come: a
+//! run lies within one burst. The rules are those of `tcp_gro_receive` in `net/ipv4/tcp_offload.c`,
+//! `udp_gro_receive_segment` in `udp_offload.c` and `inet_gro_receive` in `af_inet.c`; read them first.
 
-use crate::checksum::{Checksum, PartialChecksum, PseudoSum};
-use crate::offload::{Gso, Offload};
+use std::net::IpAddr;
+
+use crate::checksum::{
+    Checksum, PartialChecksum, PseudoSum, Sum, TCP_FIELD, UDP_FIELD, verify_ipv4_header,
+    verify_transport,
+};
+use crate::offload::{Gso, MIN_TCP_SEGMENT, Offload};
 use crate::port::ETHERNET_HEADER_LEN;
 
-/// Datagrams of one run: half of what the newest kernels cut (`UDP_MAX_SEGMENTS` was 64 until 6.9).
+/// Packets of one run: half of what the newest kernels cut (`UDP_MAX_SEGMENTS` was 64 until 6.9), and
+/// more segments of Ethernet's size than [`MAX_OCTETS`] holds.
 pub const MAX_RUN: usize = 64;
+
+/// Octets of the longest headers of a run: Ethernet, IPv6, and TCP with all of its options.
+pub const MAX_HEADERS: usize = ETHERNET_HEADER_LEN + IPV6_HEADER_LEN + 60;
 
 /// Octets of IP in one run, below the 65,535 that a length field holds.
 const MAX_OCTETS: usize = 65_000;
 
+const TCP: u8 = 6;
 const UDP: u8 = 17;
+const IPV4_HEADER_LEN: usize = 20;
+const IPV6_HEADER_LEN: usize = 40;
 const UDP_HEADER_LEN: usize = 8;
 
-/// A run of datagrams, as far as it has come.
+/// TCP flags (RFC 9293 §3.1, RFC 3168 §6.1).
+const PSH: u8 = 0x08;
+const ACK: u8 = 0x10;
+const ECE: u8 = 0x40;
+const CWR: u8 = 0x80;
+
+/// A run, as far as it has come.
 #[derive(Clone, Copy, Debug)]
 pub struct Run {
     v4: bool,
+    tcp: bool,
+    /// Where the transport header begins in each frame.
+    transport: usize,
     /// Where the payload begins in each frame.
     payload_at: usize,
-    /// Payload octets of every datagram but the last.
+    /// Payload octets of every packet but the last.
     size: usize,
     /// Payload octets of all.
     total: usize,
     count: usize,
-    /// A shorter datagram was the last: none may follow.
+    /// The last was shorter, or pushes: none may follow.
     closed: bool,
+    /// The last one pushes.
+    push: bool,
+    /// Whether the first one's checksum is partial; a made one gives way to a partial one.
+    partial: bool,
+    /// Whether the first one's checksum need not be verified any more.
+    trusted: bool,
 }
 
 impl Run {
-    /// A run of the one datagram in `frame`, if it can be joined at all: UDP without IP options or
-    /// fragmentation, its checksum still to be made. A checksum already made would have to be verified
-    /// first, which costs more than it saves.
+    /// A run of the one packet in `frame`, if another can be joined to it: UDP, or TCP that only carries
+    /// octets and acknowledges, without IP options, extension headers, fragmentation or a VLAN tag.
+    ///
+    /// Whether a checksum that was made is right is looked at when there is something to join.
     #[must_use]
     pub fn start(frame: &[u8], offload: &Offload) -> Option<Self> {
-        if offload.gso != Gso::None || offload.checksum.is_none() {
+        Self::of(frame, offload).filter(|run| !run.closed)
+    }
+
+    fn of(frame: &[u8], offload: &Offload) -> Option<Self> {
+        if offload.gso != Gso::None {
             return None;
         }
         let v4 = match (frame.get(12..14)?, frame.get(ETHERNET_HEADER_LEN)?) {
@@ -48,52 +82,124 @@ impl Run {
             ([0x86, 0xdd], first) if first >> 4 == 6 => false,
             _ => return None,
         };
-        let ip_len = if v4 { 20 } else { 40 };
-        let payload_at = ETHERNET_HEADER_LEN + ip_len + UDP_HEADER_LEN;
-        let headers = frame.get(..payload_at)?;
-        let ip = &headers[ETHERNET_HEADER_LEN..];
-        let (protocol, fragment) =
-            if v4 { (ip[9], [ip[6] & 0x3f, ip[7]]) } else { (ip[6], [0, 0]) };
-        let size = frame.len() - payload_at;
-        let udp_len = usize::from(u16::from_be_bytes([ip[ip_len + 4], ip[ip_len + 5]]));
-        let plain = protocol == UDP && fragment == [0, 0] && udp_len == size + UDP_HEADER_LEN;
-        let partial =
-            PartialChecksum { start: u16::try_from(ETHERNET_HEADER_LEN + ip_len).ok()?, offset: 6 };
-        (plain && size > 0 && offload.checksum == Some(partial)).then_some(Self {
+        let header_len = if v4 { IPV4_HEADER_LEN } else { IPV6_HEADER_LEN };
+        let transport = ETHERNET_HEADER_LEN + header_len;
+        let (ip, segment) = frame[ETHERNET_HEADER_LEN..].split_at_checked(header_len)?;
+        let protocol = match v4 {
+            // Reserved bit, more fragments, offset: all zero; DF may be set.
+            true if ip[6] & 0xbf != 0 || ip[7] != 0 => return None,
+            true => ip[9],
+            false => ip[6],
+        };
+        let len = if v4 { header_len + segment.len() } else { segment.len() };
+        if usize::from(word(ip, if v4 { 2 } else { 4 })) != len {
+            return None;
+        }
+        let tcp = protocol == TCP;
+        let (field, behind, flags) = match protocol {
+            TCP => {
+                let flags = *segment.get(13)?;
+                (TCP_FIELD, usize::from(segment[12] >> 4) * 4, flags)
+            }
+            UDP if usize::from(word(segment.get(..UDP_HEADER_LEN)?, 4)) == segment.len() => {
+                (UDP_FIELD, UDP_HEADER_LEN, 0)
+            }
+            _ => return None,
+        };
+        let size = segment.len().checked_sub(behind)?;
+        let plain = match tcp {
+            true => behind >= 20 && flags & !(PSH | ECE | CWR) == ACK && size >= MIN_TCP_SEGMENT,
+            // A checksum of zero was never made, and cutting would make one.
+            false => size > 0 && (offload.checksum.is_some() || word(segment, 6) != 0),
+        };
+        let partial = PartialChecksum { start: u16::try_from(transport).ok()?, offset: field };
+        let usual = offload.checksum.is_none_or(|checksum| checksum == partial);
+        (plain && usual).then_some(Self {
             v4,
-            payload_at,
+            tcp,
+            transport,
+            payload_at: transport + behind,
             size,
             total: size,
             count: 1,
-            closed: false,
+            closed: flags & PSH != 0,
+            push: flags & PSH != 0,
+            partial: offload.checksum.is_some(),
+            trusted: offload.checksum.is_some() || offload.valid,
         })
     }
 
-    /// Takes in one more datagram, if it is the next of this run: the same headers as `first`, as long
-    /// as the others or, as the last one, shorter.
+    /// Takes in one more packet, if it is the next of this run, which `first` began: the same headers,
+    /// and as long as the others or, as the last one, shorter.
     pub fn join(&mut self, first: &[u8], frame: &[u8], offload: &Offload) -> bool {
-        let Some(next) = Self::start(frame, offload) else { return false };
+        let Some(next) = Self::of(frame, offload) else { return false };
         let fits = !self.closed
             && self.count < MAX_RUN
-            && next.v4 == self.v4
+            && (next.v4, next.tcp, next.payload_at) == (self.v4, self.tcp, self.payload_at)
             && next.size <= self.size
             && self.payload_at + self.total + next.size <= MAX_OCTETS
-            && same_flow(&first[..self.payload_at], &frame[..self.payload_at], self.v4);
-        if fits {
-            self.total += next.size;
-            self.count += 1;
-            self.closed = next.size < self.size;
+            && self.continues(&first[..self.payload_at], &frame[..self.payload_at]);
+        if !fits || !(self.trusted || verified(self, first)) {
+            return false;
         }
-        fits
+        self.trusted = true;
+        if !verified_header(self, frame) || !(next.trusted || verified(&next, frame)) {
+            return false;
+        }
+        if self.count == 1 && !verified_header(self, first) {
+            return false;
+        }
+        self.total += next.size;
+        self.count += 1;
+        self.push = next.push;
+        self.closed = next.push || next.size < self.size;
+        true
     }
 
-    /// Datagrams in it.
+    /// Whether headers are those of the packet that comes next in the run.
+    fn continues(&self, first: &[u8], next: &[u8]) -> bool {
+        let same = |from: usize, to: usize| first[from..to] == next[from..to];
+        let ip = ETHERNET_HEADER_LEN;
+        let network = match self.v4 {
+            // Who cuts the run counts the identification up. Where no fragment can come of a packet it
+            // means nothing (RFC 6864 §4.1).
+            true => {
+                let due = word(first, ip + 4).wrapping_add(low_word(self.count));
+                let follows = first[ip + 6] & 0x40 != 0 || word(next, ip + 4) == due;
+                follows && same(0, ip + 2) && same(ip + 6, ip + 10) && same(ip + 12, ip + 20)
+            }
+            false => same(0, ip + 4) && same(ip + 6, ip + 40),
+        };
+        let at = self.transport;
+        if !network || !same(at, at + 4) {
+            return false;
+        }
+        // Acknowledgement, window, urgent pointer and options are the same; CWR is the first one's.
+        !self.tcp || {
+            let due = long(first, at + 4).wrapping_add(low_long(self.total));
+            let (was, is) = (first[at + 13], next[at + 13]);
+            long(next, at + 4) == due
+                && (was ^ is) & !(PSH | CWR) == 0
+                && is & CWR == 0
+                && same(at + 8, at + 13)
+                && same(at + 14, at + 16)
+                && same(at + 18, self.payload_at)
+        }
+    }
+
+    /// Packets in it.
     #[must_use]
     pub const fn count(&self) -> usize {
         self.count
     }
 
-    /// Where the payload of each frame begins.
+    /// Whether it is of datagrams, which not every device can cut.
+    #[must_use]
+    pub const fn is_udp(&self) -> bool {
+        !self.tcp
+    }
+
+    /// Where the payload of each frame begins: at most at [`MAX_HEADERS`].
     #[must_use]
     pub const fn payload_at(&self) -> usize {
         self.payload_at
@@ -101,24 +207,69 @@ impl Run {
 
     /// Makes the headers of the first frame those of the whole run, and says how it is to be cut.
     pub fn finish(&self, first: &mut [u8], offload: Offload) -> Offload {
-        let ip_len = self.payload_at - UDP_HEADER_LEN - ETHERNET_HEADER_LEN;
-        let Ok(udp_len) = u16::try_from(UDP_HEADER_LEN + self.total) else { return offload };
-        let Ok(size) = u16::try_from(self.size) else { return offload };
-        let ip = &mut first[ETHERNET_HEADER_LEN..];
+        let len = self.payload_at - self.transport + self.total;
+        let lens = (u16::try_from(len), u16::try_from(self.size));
+        let (Ok(len), Ok(size)) = lens else { return offload };
+        let (ip, segment) = first[ETHERNET_HEADER_LEN..self.payload_at]
+            .split_at_mut(self.transport - ETHERNET_HEADER_LEN);
         if self.v4 {
-            let total_len = udp_len + 20;
-            let before = word(ip, 2);
-            let checksum = Checksum(word(ip, 10)).replace(before, total_len);
+            let total_len = len + low_word(IPV4_HEADER_LEN);
+            let checksum = Checksum(word(ip, 10)).replace(word(ip, 2), total_len);
             ip[2..4].copy_from_slice(&total_len.to_be_bytes());
             ip[10..12].copy_from_slice(&checksum.0.to_be_bytes());
         } else {
-            ip[4..6].copy_from_slice(&udp_len.to_be_bytes());
+            ip[4..6].copy_from_slice(&len.to_be_bytes());
         }
-        let udp = &mut ip[ip_len..];
-        let sum = PseudoSum(word(udp, 6)).replace(word(udp, 4), udp_len);
-        udp[4..6].copy_from_slice(&udp_len.to_be_bytes());
-        udp[6..8].copy_from_slice(&sum.0.to_be_bytes());
-        Offload { gso: Gso::Udp { size }, ..offload }
+        let (field, protocol) = if self.tcp { (TCP_FIELD, TCP) } else { (UDP_FIELD, UDP) };
+        let field_at = usize::from(field);
+        let alone = low_word(self.payload_at - self.transport + self.size);
+        let sum = match self.partial {
+            // A wrong one stays wrong.
+            true => PseudoSum(word(segment, field_at)).replace(alone, len),
+            false => {
+                let (src, dst) = addresses(self.v4, ip);
+                Sum::pseudo_header(src, dst, protocol, usize::from(len)).partial()
+            }
+        };
+        segment[field_at..field_at + 2].copy_from_slice(&sum.0.to_be_bytes());
+        let gso = if self.tcp {
+            segment[13] |= if self.push { PSH } else { 0 };
+            let ecn = segment[13] & CWR != 0;
+            if self.v4 { Gso::Tcp4 { size, ecn } } else { Gso::Tcp6 { size, ecn } }
+        } else {
+            segment[4..6].copy_from_slice(&len.to_be_bytes());
+            Gso::Udp { size }
+        };
+        let start = low_word(self.transport);
+        Offload {
+            checksum: Some(PartialChecksum { start, offset: field }),
+            gso,
+            valid: false,
+            header_len: low_word(self.payload_at),
+        }
+    }
+}
+
+/// Whether the transport checksum of the frame `run` was made of is right.
+fn verified(run: &Run, frame: &[u8]) -> bool {
+    let (src, dst) = addresses(run.v4, &frame[ETHERNET_HEADER_LEN..run.transport]);
+    let protocol = if run.tcp { TCP } else { UDP };
+    verify_transport(src, dst, protocol, &frame[run.transport..]).is_ok()
+}
+
+/// Whether the IP header's checksum is right, where there is one.
+fn verified_header(run: &Run, frame: &[u8]) -> bool {
+    !run.v4 || verify_ipv4_header(&frame[ETHERNET_HEADER_LEN..run.transport]).is_ok()
+}
+
+/// Source and destination of an IP header.
+fn addresses(v4: bool, ip: &[u8]) -> (IpAddr, IpAddr) {
+    fn at<const N: usize>(ip: &[u8], from: usize) -> [u8; N] {
+        *ip[from..].first_chunk().expect("the header is whole")
+    }
+    match v4 {
+        true => (at::<4>(ip, 12).into(), at::<4>(ip, 16).into()),
+        false => (at::<16>(ip, 8).into(), at::<16>(ip, 24).into()),
     }
 }
 
@@ -126,118 +277,16 @@ fn word(octets: &[u8], at: usize) -> u16 {
     u16::from_be_bytes([octets[at], octets[at + 1]])
 }
 
-/// Whether two headers differ at most in lengths, identification and checksums.
-fn same_flow(one: &[u8], other: &[u8], v4: bool) -> bool {
-    let same = |from: usize, to: usize| one[from..to] == other[from..to];
-    let ip = ETHERNET_HEADER_LEN;
-    if v4 {
-        same(0, ip + 2) && same(ip + 6, ip + 10) && same(ip + 12, ip + 24)
-    } else {
-        same(0, ip + 4) && same(ip + 6, ip + 44)
-    }
+fn long(octets: &[u8], at: usize) -> u32 {
+    u32::from_be_bytes([octets[at], octets[at + 1], octets[at + 2], octets[at + 3]])
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::emit::IpHeader;
-    use crate::port::MacAddr;
-    use crate::segment::segment;
-    use proptest::prelude::*;
-    use std::net::IpAddr;
+/// A length or count within one run.
+fn low_word(octets: usize) -> u16 {
+    u16::try_from(octets).expect("a run is an IP packet")
+}
 
-    fn datagram(
-        src: IpAddr,
-        dst: IpAddr,
-        port: u16,
-        payload: &[u8],
-        id: u16,
-    ) -> (Vec<u8>, Offload) {
-        let header = IpHeader { identification: Some(id), ..IpHeader::new(src, dst, UDP) };
-        let mut frame = vec![0; header.transport() + 8 + payload.len()];
-        header.emit(&mut frame, MacAddr([2, 0, 0, 0, 0, 1]));
-        let len = u16::try_from(8 + payload.len()).unwrap();
-        let udp = &mut frame[header.transport()..];
-        udp[..2].copy_from_slice(&port.to_be_bytes());
-        udp[2..4].copy_from_slice(&53u16.to_be_bytes());
-        udp[4..6].copy_from_slice(&len.to_be_bytes());
-        udp[8..].copy_from_slice(payload);
-        let offload = Offload::for_udp(&mut frame, u16::MAX - 1).unwrap();
-        (frame, offload)
-    }
-
-    fn addresses(v6: bool) -> (IpAddr, IpAddr) {
-        match v6 {
-            false => ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap()),
-            true => ("2001:db8::1".parse().unwrap(), "2001:db8::2".parse().unwrap()),
-        }
-    }
-
-    proptest! {
-        /// What is joined and cut again is what it was, but for the identification.
-        #[test]
-        fn cutting_undoes_joining(
-            v6: bool,
-            size in 1usize..1400,
-            count in 2usize..40,
-            last in 1usize..1400,
-            seed: u8,
-        ) {
-            let (src, dst) = addresses(v6);
-            let last = last.min(size);
-            let frames: Vec<_> = (0..count)
-                .map(|n| {
-                    let len = if n + 1 == count { last } else { size };
-                    let payload: Vec<u8> =
-                        (0..len).map(|at| (at + n).to_le_bytes()[0] ^ seed).collect();
-                    datagram(src, dst, 7, &payload, u16::try_from(n).unwrap())
-                })
-                .collect();
-            let (mut first, offload) = frames[0].clone();
-            let mut run = Run::start(&first, &offload).unwrap();
-            let joined = 1 + frames[1..]
-                .iter()
-                .take_while(|(frame, offload)| run.join(&frames[0].0, frame, offload))
-                .count();
-            prop_assert_eq!(run.count(), joined);
-            prop_assert!(joined == count || run.payload_at() + joined * size + size > MAX_OCTETS);
-            for (frame, _) in &frames[1..joined] {
-                first.extend_from_slice(&frame[run.payload_at()..]);
-            }
-            let offload = run.finish(&mut first, offload);
-            let mut cut = Vec::new();
-            segment(&first, offload, &mut Vec::new(), &mut |frame| cut.push(frame.to_vec())).unwrap();
-            prop_assert_eq!(cut.len(), joined);
-            for (got, (mut want, offload)) in cut.iter().zip(frames) {
-                offload.complete(&mut want).unwrap();
-                prop_assert_eq!(got, &want);
-            }
-        }
-    }
-
-    #[test]
-    fn another_flow_a_longer_datagram_or_a_made_checksum_ends_a_run() {
-        let (src, dst) = addresses(false);
-        let (first, offload) = datagram(src, dst, 7, b"four", 1);
-        let run = Run::start(&first, &offload).unwrap();
-        let others = [
-            datagram(src, dst, 8, b"four", 2),
-            datagram(dst, src, 7, b"four", 2),
-            datagram(src, dst, 7, b"fiver", 2),
-            datagram(src, dst, 7, b"", 2),
-        ];
-        for (frame, offload) in &others {
-            assert!(!run.clone().join(&first, frame, offload));
-        }
-        let (frame, _) = datagram(src, dst, 7, b"four", 2);
-        assert!(!run.clone().join(&first, &frame, &Offload::NONE));
-        let mut closed = run;
-        let (short, offload) = datagram(src, dst, 7, b"two", 2);
-        assert!(closed.join(&first, &short, &offload));
-        let (frame, offload) = datagram(src, dst, 7, b"two", 3);
-        assert!(!closed.join(&first, &frame, &offload), "nothing behind a shorter one");
-        let (mut fragment, offload) = datagram(src, dst, 7, b"four", 1);
-        fragment[ETHERNET_HEADER_LEN + 6] |= 0x20;
-        assert!(Run::start(&fragment, &offload).is_none());
-    }
+/// The same as an offset in sequence numbers.
+fn low_long(octets: usize) -> u32 {
+    u32::try_from(octets).expect("a run is an IP packet")
 }

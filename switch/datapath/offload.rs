@@ -23,6 +23,18 @@ pub const OFFLOAD_HEADER_LEN: usize = 10;
 /// `include/linux/udp.h`).
 pub const MAX_DATAGRAMS: usize = 128;
 
+/// The least payload of a TCP segment, in octets: Linux never asks for less (`TCP_MIN_GSO_SIZE` in
+/// `include/net/tcp.h`, its least MSS less all options).
+pub const MIN_TCP_SEGMENT: usize = 8;
+
+/// Segments one frame may be cut into: a 64 KB frame at the smallest MSS that connections are known to
+/// use, 88 (`TCP_MIN_MSS`) less timestamps, has fewer. Each costs a system call where the device
+/// cannot cut, so a frame of more is refused wherever it goes.
+pub const MAX_SEGMENTS: usize = 1024;
+
+/// What one segment costs besides its octets, in octets copied for the same time: a system call.
+const SEGMENT_COST: usize = 128;
+
 const NEEDS_CSUM: u8 = 1;
 const DATA_VALID: u8 = 2;
 
@@ -227,9 +239,24 @@ impl Offload {
     ///
     /// # Errors
     ///
-    /// [`DropReason::BadOffload`].
+    /// [`DropReason::BadOffload`]; [`DropReason::TooManySegments`] beyond [`MIN_TCP_SEGMENT`] and
+    /// [`MAX_SEGMENTS`].
     pub fn check(&self, frame: &[u8]) -> Result<(), DropReason> {
         self.fit(frame).map(|_| ())
+    }
+
+    /// What a frame of `len` octets costs whoever has to cut it in software, in octets copied for the
+    /// same time: a budget that counts octets alone is no bound on a frame of a thousand segments.
+    #[must_use]
+    pub const fn cost(&self, len: usize) -> usize {
+        match self.gso.size() {
+            None | Some(0) => len,
+            Some(size) => {
+                let segments = len.div_ceil(size as usize);
+                let most = if segments < MAX_SEGMENTS { segments } else { MAX_SEGMENTS };
+                len + most * SEGMENT_COST
+            }
+        }
     }
 
     /// The same, with what was found out about the frame if there is work to do on an IP packet.
@@ -246,9 +273,19 @@ impl Offload {
         let fits = self.checksum.is_none_or(|partial| is_field(partial, frame, layout.as_ref()));
         match (fits, self.gso, &layout) {
             (true, Gso::None, _) => Ok(layout),
-            (true, _, Some(known)) if self.can_cut(frame, known) => Ok(layout),
+            (true, _, Some(known)) if self.can_cut(frame, known) => {
+                self.is_moderate(frame, known).then_some(layout).ok_or(DropReason::TooManySegments)
+            }
             _ => Err(DropReason::BadOffload),
         }
+    }
+
+    /// Whether TCP is to be cut into segments no smaller and no more than Linux would.
+    fn is_moderate(&self, frame: &[u8], layout: &Layout) -> bool {
+        let (Gso::Tcp4 { size, .. } | Gso::Tcp6 { size, .. }) = self.gso else { return true };
+        let size = usize::from(size);
+        let headers = layout.transport_header_len(frame).unwrap_or(0);
+        size >= MIN_TCP_SEGMENT && layout.len() - headers <= MAX_SEGMENTS * size
     }
 
     /// Whether the packet is of the kind, size and checksum that [`Offload::gso`] calls for. A

@@ -18,12 +18,13 @@ use crate::offload::{Gso, Offload};
 /// Returns how many there were: at least one.
 ///
 /// A frame with nothing left undone is handed on as it is, and one whose payload fits a segment is
-/// not cut but completed. `scratch` is overwritten; it grows to the longest frame it has met and
+/// not cut but completed, without what lies behind its packet. `scratch` is overwritten; it grows to the longest frame it has met and
 /// allocates no more.
 ///
 /// # Errors
 ///
-/// [`DropReason::BadOffload`] if the header does not fit the frame; nothing was handed out then.
+/// [`DropReason::BadOffload`] or [`DropReason::TooManySegments`] if the header does not fit the frame;
+/// nothing was handed out then.
 pub fn segment(
     frame: &[u8],
     offload: Offload,
@@ -31,18 +32,22 @@ pub fn segment(
     emit: &mut dyn FnMut(&[u8]),
 ) -> Result<usize, DropReason> {
     let layout = offload.fit(frame)?;
+    let mut frame = frame;
     if let (Some(size), Some(layout)) = (offload.gso.size(), layout) {
         let cutter = Cutter::new(frame, layout, offload).ok_or(DropReason::BadOffload)?;
         if cutter.payload().len() > usize::from(size) {
             return Ok(cutter.cut(usize::from(size), scratch, emit));
         }
+        // Nobody has looked whether padding fits the next link: a frame to be cut is judged by its
+        // segments.
+        frame = &frame[..layout.end];
     }
     if offload.checksum.is_none() {
         emit(frame);
     } else {
         scratch.clear();
         scratch.extend_from_slice(frame);
-        Offload { gso: Gso::None, ..offload }.complete(scratch)?;
+        Offload { gso: Gso::None, header_len: 0, ..offload }.complete(scratch)?;
         emit(scratch);
     }
     Ok(1)

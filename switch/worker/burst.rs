@@ -10,7 +10,7 @@ use crate::queue::{BUFFER_LEN, Queue, QueueError};
 /// Most frames of a burst.
 pub(crate) const MAX_FRAMES: usize = 32;
 
-/// Octets after which a burst is over.
+/// Octets after which a burst is over; each segment to be cut counts for some ([`Offload::cost`]).
 const MAX_OCTETS: usize = 256 * 1024;
 
 /// How reading a burst ended.
@@ -49,7 +49,7 @@ impl Burst {
         for buffer in &mut self.buffers {
             match queue.recv(buffer) {
                 Ok(len) => {
-                    octets += len;
+                    octets += cost(&buffer[..len]);
                     self.lens.push(len);
                     if octets >= MAX_OCTETS {
                         return Drained::More;
@@ -86,5 +86,14 @@ impl Burst {
         let len = with_header.len().min(BUFFER_LEN);
         self.buffers[0][..len].copy_from_slice(&with_header[..len]);
         self.lens.push(len);
+    }
+}
+
+/// What carrying a frame costs, in octets.
+fn cost(with_header: &[u8]) -> usize {
+    let offload = with_header.first_chunk().map(Offload::parse);
+    match offload {
+        Some(Ok(offload)) => offload.cost(with_header.len()),
+        _ => with_header.len(),
     }
 }

@@ -1,12 +1,12 @@
 //! Departures: what a turn has decided is written to the ports' devices.
 //!
-//! Frames leave in order. A run of datagrams of one flow leaves as one frame where the device can cut
-//! it (`datapath::coalesce`); a frame with work left undone is finished first where the device cannot.
+//! Frames leave in order. A run of packets of one flow leaves as one frame where the device can cut it
+//! (`datapath::coalesce`); a frame with work left undone is finished first where the device cannot.
 //! A full or dead port costs only itself.
 
 use std::io::IoSlice;
 
-use datapath::coalesce::{MAX_RUN, Run};
+use datapath::coalesce::{self, MAX_RUN, Run};
 use datapath::{
     Body, Datapath, Departure, DropReason, OFFLOAD_HEADER_LEN, Offload, Offloads, Outbox, PortId,
     segment,
@@ -17,7 +17,7 @@ use crate::burst::Burst;
 use crate::queue::{Queue, QueueError};
 
 /// Octets of the longest headers a run's first frame has, offload header included.
-const MAX_HEADERS: usize = OFFLOAD_HEADER_LEN + 62;
+const MAX_HEADERS: usize = OFFLOAD_HEADER_LEN + coalesce::MAX_HEADERS;
 
 /// One port's device, as one worker has it.
 #[derive(Debug)]
@@ -29,13 +29,13 @@ pub(crate) struct PortQueue {
     pub(crate) queued: bool,
     pub(crate) dead: bool,
     /// It takes datagrams in runs, as far as is known.
-    runs: bool,
+    datagram_runs: bool,
 }
 
 impl PortQueue {
     pub(crate) fn new(queue: Queue, polled: bool) -> Self {
-        let runs = queue.offloads() == Offloads::Header;
-        Self { queue, polled, queued: false, dead: false, runs }
+        let datagram_runs = queue.offloads() == Offloads::Header;
+        Self { queue, polled, queued: false, dead: false, datagram_runs }
     }
 }
 
@@ -120,7 +120,7 @@ impl Egress {
     }
 }
 
-/// The run of datagrams that begins at `index`, if there is one of two or more.
+/// The run of packets that begins at `index`, if there is one of two or more.
 fn run_at(
     departures: &[Departure],
     index: usize,
@@ -128,15 +128,17 @@ fn run_at(
     queues: &[Option<PortQueue>],
 ) -> Option<Run> {
     let first = received(departures, index)?;
-    let runs =
-        |to: PortId| queues.get(to.index()).and_then(Option::as_ref).is_some_and(|held| held.runs);
     // Most departures are followed by none: look there first.
     received(departures, index + 1)?;
-    if !runs(departures[index].to) {
+    let held = queues.get(departures[index].to.index()).and_then(Option::as_ref)?;
+    if held.queue.offloads() != Offloads::Header {
         return None;
     }
     let first_frame = &burst.with_header(first)[OFFLOAD_HEADER_LEN..];
     let mut run = Run::start(first_frame, &departures[index].offload)?;
+    if run.is_udp() && !held.datagram_runs {
+        return None;
+    }
     for next in index + 1..departures.len() {
         let Some(place) = received(departures, next) else { break };
         let frame = &burst.with_header(place)[OFFLOAD_HEADER_LEN..];
@@ -186,9 +188,9 @@ fn send_run(
         *piece = IoSlice::new(&burst.with_header(place_of(departure))[payload_at..]);
     }
     match held.queue.send_pieces(&pieces[..=departures.len()]) {
-        Err(QueueError::Refused(Errno::EINVAL)) => {
+        Err(QueueError::Refused(Errno::EINVAL)) if run.is_udp() => {
             // A kernel that cannot cut datagrams: one by one then, now and from now on.
-            held.runs = false;
+            held.datagram_runs = false;
             departures
                 .iter()
                 .try_for_each(|departure| held.queue.send(burst.with_header(place_of(departure))))

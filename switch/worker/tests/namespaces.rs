@@ -88,6 +88,49 @@ fn containers_of_every_kind_exchange_tcp_with_each_other() {
     }
 }
 
+/// Frames and octets that `eth0` of a namespace has received.
+fn received(netns: &Netns) -> (u64, u64) {
+    let table = netns.with(|| std::fs::read_to_string("/proc/thread-self/net/dev")).unwrap();
+    let line = table.lines().find_map(|line| line.trim().strip_prefix("eth0:")).unwrap();
+    let mut counts = line.split_whitespace().map(|count| count.parse().unwrap());
+    let octets = counts.next().unwrap();
+    (counts.next().unwrap(), octets)
+}
+
+/// A port without offloads sends segments of its MTU; towards one that can cut, they need not stay so
+/// small.
+#[test]
+fn segments_of_a_plain_port_arrive_whole_in_frames_of_several() {
+    const OCTETS: usize = 8_000_000;
+    if !lab::possible() {
+        return;
+    }
+    let lab = Lab::new(1);
+    let from = lab.container(10, Kind::TapPlain);
+    for (n, kind) in [(11, Kind::Tap), (12, Kind::Veth)] {
+        let to = lab.container(n, kind);
+        for addr in [to.addr, to.addr6] {
+            let addr = SocketAddr::new(addr, 5000);
+            let before = received(&to.netns);
+            let sink = serve(
+                &to.netns,
+                move || TcpListener::bind(addr),
+                |listener| {
+                    let mut got = Vec::new();
+                    listener.accept()?.0.read_to_end(&mut got)?;
+                    Ok(got)
+                },
+            );
+            let sent = pattern(OCTETS);
+            from.netns.with(|| TcpStream::connect(addr)?.write_all(&sent)).unwrap();
+            assert!(sink.join().unwrap().unwrap() == sent, "to {addr}");
+            let after = received(&to.netns);
+            let mean = (after.1 - before.1) / (after.0 - before.0);
+            assert!(mean > 2 * 1514, "{mean} octets a frame to {addr}");
+        }
+    }
+}
+
 #[test]
 fn the_world_is_reached_over_tcp_in_both_families_and_sees_the_host() {
     if !lab::possible() {

@@ -37,7 +37,7 @@ pub fn offload(input: &[u8]) -> u64 {
     assert_eq!(count.is_ok(), checked.is_ok());
     assert_eq!(count.unwrap_or(0), seen.len());
     if let Err(reason) = count {
-        assert_eq!(reason, DropReason::BadOffload);
+        assert!(matches!(reason, DropReason::BadOffload | DropReason::TooManySegments));
     } else {
         assert!(!seen.is_empty());
     }

@@ -1,5 +1,6 @@
 //! The offload layer against pnet: headers, checksums, segmentation.
 
+mod coalesce;
 mod craft;
 mod every;
 mod kernel;
@@ -143,6 +144,16 @@ fn octets_behind_the_packet_are_no_payload() {
     let (mut frame, offload) = Craft::tcp4(30).super_frame(20);
     frame.extend([0xee; 11]);
     assert_eq!(lengths(&cut(&frame, offload).unwrap()), [20, 10]);
+    // Nor do they slip by as one frame, however long, because the packet before them is short.
+    for marked in [true, false] {
+        let (mut frame, offload) = Craft::tcp4(5).super_frame(20);
+        let checksum = offload.checksum.filter(|_| marked);
+        frame.extend([0xee; 9000]);
+        let mut lens = Vec::new();
+        let offload = Offload { checksum, ..offload };
+        let count = segment(&frame, offload, &mut Vec::new(), &mut |piece| lens.push(piece.len()));
+        assert_eq!((count, &*lens), (Ok(1), &[14 + 40 + 5][..]));
+    }
 }
 
 /// Whoever verifies it sums to the end the IP header names.
@@ -230,6 +241,34 @@ fn impossible_segment_sizes_are_refused() {
         let (frame, offload) = Craft::tcp4(30).super_frame(size);
         assert_eq!(offload.check(&frame), Err(DropReason::BadOffload));
     }
+}
+
+/// Each segment costs a system call where the device cannot cut.
+#[test]
+fn tcp_is_cut_into_no_more_and_no_smaller_segments_than_linux_would_ask_for() {
+    let too_many = Err(DropReason::TooManySegments);
+    for craft in [Craft::tcp4(8 * 1024), Craft::tcp6(8 * 1024)] {
+        assert_eq!(cut_into(&craft, 8).unwrap().len(), 1024);
+        for size in [7, 1] {
+            assert_eq!(cut_into(&craft, size), too_many);
+        }
+        let mut longer = Craft { payload: vec![0; 8 * 1024 + 1], ..craft };
+        assert_eq!(cut_into(&longer, 8), too_many);
+        assert_eq!(cut_into(&longer, 9).unwrap().len(), 911);
+        // At the least MSS there is the longest packet is still cut.
+        longer.payload = vec![0; 65_535];
+        longer.clamp();
+        assert_eq!(cut_into(&longer, 88 - 12).unwrap().len(), longer.payload.len().div_ceil(76));
+    }
+}
+
+#[test]
+fn what_must_be_cut_small_costs_more_than_its_octets() {
+    let gso = |size| Offload { gso: Gso::Tcp4 { size, ecn: false }, ..Offload::NONE };
+    assert_eq!(Offload::NONE.cost(1514), 1514);
+    assert_eq!(gso(1448).cost(65_226) - 65_226, 46 * 128);
+    assert_eq!(gso(8).cost(65_226) - 65_226, 1024 * 128, "no frame has more segments");
+    assert_eq!(gso(0).cost(100), 100);
 }
 
 #[test]

@@ -4,7 +4,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use datapath::DropReason;
 use datapath::checksum::{self, Checksum, PseudoSum, Sum};
-use datapath::offload::{Gso, MAX_DATAGRAMS, OFFLOAD_HEADER_LEN, Offload, PartialChecksum};
+use datapath::offload::{
+    Gso, MAX_DATAGRAMS, MAX_SEGMENTS, MIN_TCP_SEGMENT, OFFLOAD_HEADER_LEN, Offload, PartialChecksum,
+};
 use datapath::segment::segment;
 use pnet::packet::tcp::TcpFlags;
 use pnet::util;
@@ -105,7 +107,8 @@ fn offload() -> impl Strategy<Value = Offload> {
 /// Everything the module does to a frame, which must neither panic nor leave the frame's bounds.
 fn exercise(frame: &[u8], offload: Offload) -> Result<(), TestCaseError> {
     let checked = offload.check(frame);
-    prop_assert!(matches!(checked, Ok(()) | Err(DropReason::BadOffload)));
+    let refused = [DropReason::BadOffload, DropReason::TooManySegments];
+    prop_assert!(checked.is_ok() || checked.is_err_and(|why| refused.contains(&why)));
     prop_assert!(offload.longest_packet(frame) <= frame.len());
 
     let mut frames = Vec::new();
@@ -132,7 +135,7 @@ fn exercise(frame: &[u8], offload: Offload) -> Result<(), TestCaseError> {
             }
         }
         Err(reason) => {
-            prop_assert_eq!(reason, DropReason::BadOffload);
+            prop_assert!(refused.contains(&reason));
             prop_assert_eq!(&whole[..], frame);
         }
     }
@@ -144,7 +147,7 @@ fn exercise(frame: &[u8], offload: Offload) -> Result<(), TestCaseError> {
         Offload::for_tcp(&mut frame.to_vec(), offload.header_len),
         Offload::for_udp(&mut frame.to_vec(), offload.header_len),
     ] {
-        let reasons = [DropReason::BadOffload, DropReason::Malformed];
+        let reasons = [DropReason::BadOffload, DropReason::TooManySegments, DropReason::Malformed];
         prop_assert!(result.is_ok() || reasons.contains(&result.unwrap_err()));
     }
     Ok(())
@@ -165,6 +168,11 @@ proptest! {
         let count = craft.payload.len().div_ceil(step).max(1);
         if craft.udp && count > MAX_DATAGRAMS {
             prop_assert_eq!(result, Err(DropReason::BadOffload));
+            prop_assert!(segments.is_empty());
+            return Ok(());
+        }
+        if !craft.udp && (count > MAX_SEGMENTS || step < MIN_TCP_SEGMENT) {
+            prop_assert_eq!(result, Err(DropReason::TooManySegments));
             prop_assert!(segments.is_empty());
             return Ok(());
         }
@@ -228,8 +236,8 @@ proptest! {
         if craft.payload.len() <= usize::from(size) {
             expected.gso = Gso::None;
         }
-        if expected.check(&expected_frame).is_err() {
-            prop_assert_eq!(made, Err(DropReason::BadOffload));
+        if let Err(reason) = expected.check(&expected_frame) {
+            prop_assert_eq!(made, Err(reason));
             prop_assert_eq!(frame, craft.frame());
         } else {
             prop_assert_eq!(made, Ok(expected));
