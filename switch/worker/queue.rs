@@ -8,7 +8,7 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use datapath::{MAX_FRAME_LEN, OFFLOAD_HEADER_LEN, Offloads};
 use nix::errno::Errno;
-use nix::sys::stat::{SFlag, fstat};
+use nix::sys::socket::{AddressFamily, SockaddrLike, SockaddrStorage, getsockname};
 use nix::sys::uio::writev;
 use nix::unistd;
 
@@ -48,8 +48,8 @@ impl From<Errno> for QueueError {
 
 impl Queue {
     pub(crate) fn new(fd: OwnedFd, offloads: Offloads) -> Self {
-        let packet = fstat(&fd)
-            .is_ok_and(|stat| SFlag::from_bits_truncate(stat.st_mode).contains(SFlag::S_IFSOCK));
+        let packet = getsockname::<SockaddrStorage>(fd.as_raw_fd())
+            .is_ok_and(|addr| addr.family() == Some(AddressFamily::Packet));
         Self { fd, offloads, packet }
     }
 

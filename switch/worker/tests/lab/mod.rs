@@ -9,7 +9,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -101,6 +101,17 @@ impl Lab {
     }
 
     pub fn container(&self, last: u8, kind: Kind) -> Container {
+        self.container_over(last, kind, self.switch.workers(), |queues, _| queues)
+    }
+
+    /// A container whose device has so many queues, which the switch gets as `way` makes them.
+    pub fn container_over(
+        &self,
+        last: u8,
+        kind: Kind,
+        queues: usize,
+        way: impl FnOnce(Vec<OwnedFd>, Offloads) -> Vec<OwnedFd>,
+    ) -> Container {
         let netns = Netns::create().unwrap();
         let addr: IpAddr = format!("172.18.0.{last}").parse().unwrap();
         let addr6: IpAddr = format!("fd00:18::{last}").parse().unwrap();
@@ -117,7 +128,7 @@ impl Lab {
                     format!("{addr6}/64").parse().unwrap(),
                 ],
                 gateways: vec!["172.18.0.1".parse().unwrap(), "fd00:18::1".parse().unwrap()],
-                queues: u16::try_from(self.switch.workers()).unwrap(),
+                queues: u16::try_from(queues).unwrap(),
                 kind,
             },
         )
@@ -136,7 +147,7 @@ impl Lab {
                     mac,
                     addresses: vec![addr, addr6],
                     offloads,
-                    queues: endpoint.queues,
+                    queues: way(endpoint.queues, offloads),
                 },
             )
             .unwrap();
