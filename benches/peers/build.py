@@ -34,8 +34,8 @@ def build(*what: str) -> str:
             return str(made)
         raise Failure(f"no cargo here, and no {made}: as the user who has it, cargo build --release {' '.join(what)}")
     done = subprocess.run([cargo, "build", "--release", *what, "--message-format=json-render-diagnostics"],
-                          cwd=PROJECT, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, check=False,
-                          **user)
+                          cwd=PROJECT, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True,
+                          check=False, **user)
     for line in done.stdout.splitlines():
         said = json.loads(line) if line.startswith("{") else {}
         if said.get("executable") and said.get("target", {}).get("name") == name:

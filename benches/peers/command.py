@@ -10,6 +10,7 @@ import json
 import os
 import resource
 import shlex
+import shutil
 import signal
 import sys
 import time
@@ -19,10 +20,11 @@ from typing import Iterator, Optional
 from . import build, chart, machine, packages, report
 from .cells import CELLS, chosen
 from .field import OTHERS, Peer, Pontoon
+from .field.rootlesskit import take_user_back
 from .loads import Bench
 from .measure import Plan, measure, total
 from .progress import Progress, clock
-from .topology import Failure, Site, cubic_allowed, leftovers
+from .topology import STATE, Failure, Site, cubic_allowed, leftovers
 
 LOCK = Path("/run/ptb.lock")
 ALWAYS = {"ip", "nsenter", "sysctl", "ss", "iperf3", "nginx", "wrk"}
@@ -50,12 +52,12 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--subject", metavar="PEER", help="the peer that ratios are to; kernel, or the first there is")
     parser.add_argument("--reps", type=int, default=5, help="repeats of each cell and peer (5)")
     parser.add_argument("--secs", type=float, default=4, help="seconds of each (4)")
-    parser.add_argument("--quick", action="store_true", help="one repeat of one second, not waiting for a quiet machine")
+    parser.add_argument("--quick", action="store_true", help="one repeat of one second, on a busy machine, too")
     parser.add_argument("--wait", type=float, default=20, metavar="SECS", help="most to wait for a quiet machine (20)")
     parser.add_argument("--again", type=int, default=2, metavar="N", help="how often to repeat a disturbed run (2)")
     parser.add_argument("--pontoon", action="append", default=[], metavar="[NAME=]PATH [FLAGS] [-- SPEC]",
-                        help="a build of pontoon to measure, instead of building one (PATH -: the one that is built), "
-                        "with flags for its daemon and, behind --, what follows a published TCP port; may be given again")
+                        help="a build of pontoon to measure, instead of building one (PATH -: the one that is built), with "
+                        "flags for its daemon and, behind --, what follows a published TCP port; may be given again")
     parser.add_argument("--load", metavar="PATH", help="the load generator, instead of building it")
     parser.add_argument("--out", type=Path, default=build.target() / "peers", metavar="DIR",
                         help="where results.json, table.md and chart.svg go (target/peers)")
@@ -114,8 +116,11 @@ def alone() -> Iterator[None]:
 
 
 def clean() -> None:
+    """Whatever an earlier run could not take down."""
     for name in leftovers():
         Site(name).destroy()
+    take_user_back()
+    shutil.rmtree(STATE, ignore_errors=True)
 
 
 def field(asked: argparse.Namespace) -> list[Peer]:

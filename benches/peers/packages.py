@@ -72,7 +72,7 @@ def install(packages: dict[str, list[str]], managed_by: str, aside: Path) -> Non
     """Each by itself, so that one that cannot be had costs only itself."""
     with no_services():
         if managed_by == "apt-get":
-            subprocess.run(["apt-get", "update", "-q"], stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL, check=False)
+            quietly(["apt-get", "update", "-q"])
         for package, programs in packages.items():
             print(f"installing {package}", file=sys.stderr)
             if package in TAKEN_APART:

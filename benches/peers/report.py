@@ -106,8 +106,8 @@ def markdown(results: dict) -> str:
     lines = ["# Side by side", "", "Machine: " + ", ".join(
         f"{key.replace('_', ' ')} {value}" for key, value in machine.items() if value is not None) + ".", "",
         f"Medians of {plan['repeats']} repeats of {plan['seconds']:g} s, the peers taking turns; in brackets quartiles "
-        f"(of fewer than five repeats: least and most). ↑ more is better, ↓ less is. **×** is the ratio to {subject}, "
-        f"each repeat by the subject's of the same turn. {NOISY} marks what others on the machine disturbed."]
+        "(of fewer than five repeats: least and most). ↑ more is better, ↓ less is. **×** is the ratio to "
+        f"{subject}, each repeat by the subject's of the same turn. {NOISY} marks what others on the machine disturbed."]
     lines += table("Results", rows(results), peers, subject)
     for derived in DERIVED:
         found = (row(results, cell, derived.key, derived.unit, derived.more_is_better) for cell in CELLS)

@@ -48,7 +48,7 @@ class Rootlesskit(Peer):
 
     def end(self) -> None:
         super().end()
-        subprocess.run(["userdel", USER], stderr=subprocess.DEVNULL, check=False)
+        take_user_back()
 
 
 def lend_user() -> None:
@@ -61,3 +61,12 @@ def lend_user() -> None:
         with open(path) as table:
             if not any(line.startswith(f"{USER}:") for line in table):
                 raise Failure(f"{path} has no range for {USER}")
+
+
+def take_user_back() -> None:
+    """Removes the user, if it is there."""
+    try:
+        pwd.getpwnam(USER)
+    except KeyError:
+        return
+    subprocess.run(["userdel", USER], stderr=subprocess.DEVNULL, check=False)

@@ -22,8 +22,10 @@ const AT_ONCE: usize = 32;
 /// How long opening all of them may take, and how long one may.
 const OPENING: Duration = Duration::from_secs(60);
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Flows asked between two looks at the answers: fewer than any queue on the way holds.
+/// Flows asked at once: fewer than any queue on the way holds.
 const BATCH: usize = 64;
+/// How long the next batch waits for the answers of the last.
+const GLANCE: Duration = Duration::from_millis(30);
 /// Time without any answer after which no more is expected.
 const SILENCE: Duration = Duration::from_secs(2);
 
@@ -128,7 +130,11 @@ fn ask_all(flows: &mut [Flow]) -> io::Result<usize> {
                 // One that is dead is not answered, which is what is counted.
                 let _ = flows[key].ask();
             }
-            take(&epoll, flows, &mut answered, EpollTimeout::from(1_u8))?;
+            // What a datagram's queue cannot hold is lost, so the next batch waits for this one.
+            let (asked, all) = (Instant::now(), answered.len() + batch.len());
+            while answered.len() < all && asked.elapsed() < GLANCE {
+                take(&epoll, flows, &mut answered, EpollTimeout::from(5_u8))?;
+            }
         }
         let mut last = Instant::now();
         while answered.len() < flows.len() && last.elapsed() < SILENCE {

@@ -42,7 +42,8 @@ class Rows(unittest.TestCase):
 
 class Words(unittest.TestCase):
     def test_a_table_has_figures_spreads_ratios_and_marks(self) -> None:
-        said = markdown(results(sample("a", 0, 10), sample("a", 1, 10), sample("b", 0, 20, noisy=True), sample("b", 1, 40)))
+        noisy = sample("b", 0, 20, noisy=True)
+        said = markdown(results(sample("a", 0, 10), sample("a", 1, 10), noisy, sample("b", 1, 40)))
         self.assertIn("| 10.0 [10.0–10.0] | ~30.0 [20.0–40.0] **×3.00** [2.00–4.00] |", said)
         self.assertIn("1 of 4 runs were disturbed", said)
 
