@@ -29,8 +29,8 @@ use crate::shared::Shared;
 use crate::socket;
 use crate::train::{Load, Train};
 
-/// Datagrams or trains read from one socket before others get their turn.
-const SHARE: usize = 64;
+/// Datagrams read from one socket before others get their turn.
+const SHARE: usize = 128;
 
 /// Far sides one inside address and port may speak to at a time.
 const MAX_FLOWS_PER_MAPPING: usize = 65_536;
@@ -275,25 +275,36 @@ impl Datagrams {
         if readiness.hung_up {
             Self::take_errors(&mapping, ctx);
         }
-        for _ in 0..SHARE {
+        self.inlet.begin();
+        let mut taken = 0;
+        while taken < SHARE && ctx.out.built_octets() < datapath::outbox::ARENA_TARGET {
             match self.inlet.receive(&mapping.outlet.fd) {
                 Ok(datagram) => {
-                    let payload = self.inlet.payload(&datagram);
-                    if let Err(reason) = Self::inbound(&mapping, &datagram, payload, ctx) {
-                        let dropped = 0..datagram.count();
-                        dropped.for_each(|_| ctx.dp.gateway_counters().not_sent(reason));
-                    }
+                    taken += datagram.count();
+                    self.hand_on(&mapping, &datagram, ctx);
                 }
                 Err(Errno::EAGAIN) => return,
-                Err(Errno::EINTR) => {}
-                Err(_) => Self::take_errors(&mapping, ctx),
+                Err(errno) => {
+                    taken += 1;
+                    if errno != Errno::EINTR {
+                        Self::take_errors(&mapping, ctx);
+                    }
+                }
             }
-            if ctx.out.built_octets() >= datapath::outbox::ARENA_TARGET {
-                break;
-            }
+        }
+        if let Some(datagram) = self.inlet.take_ahead() {
+            self.hand_on(&mapping, &datagram, ctx);
         }
         if !mapping.outlet.queued.swap(true, Relaxed) {
             self.backlog.push_back((mapping.zone, key));
+        }
+    }
+
+    fn hand_on(&self, mapping: &Mapping, datagram: &Datagram, ctx: &mut Context<'_>) {
+        let payload = self.inlet.payload(datagram);
+        if let Err(reason) = Self::inbound(mapping, datagram, payload, ctx) {
+            let dropped = 0..datagram.count();
+            dropped.for_each(|_| ctx.dp.gateway_counters().not_sent(reason));
         }
     }
 

@@ -1,7 +1,8 @@
 //! Datagrams: read from a host socket, delivered to a container.
 //!
-//! A socket with `UDP_GRO` (udp(7)) gives a train of datagrams at once, which goes on as one frame to be
-//! cut by whoever needs it cut; a datagram longer than the container's MTU goes in fragments.
+//! Consecutive datagrams of one sender and size go on as one frame, to be cut by whoever needs them cut. A
+//! socket with `UDP_GRO` (udp(7)) may give them so; where it does not, they are read behind one another.
+//! A datagram longer than the container's MTU goes in fragments.
 
 use std::io::IoSliceMut;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -18,6 +19,9 @@ use crate::socket;
 
 /// Octets of the largest datagram or train, its IP header not counted.
 const MAX_DATAGRAM: usize = 65_535;
+
+/// Octets of payload of one train: with its headers it is one IP packet.
+const MAX_TRAIN: usize = 65_000;
 
 /// Datagrams of one frame to a container (`UDP_MAX_SEGMENTS` was 64 up to Linux 6.8).
 const MAX_SEGMENTS: usize = 64;
@@ -48,6 +52,25 @@ impl Datagram {
         self.len + self.count() * if self.from.is_ipv4() { 28 } else { 48 }
     }
 
+    /// Whether what was read next may follow in the same train.
+    fn is_followed_by(&self, next: &Self) -> bool {
+        self.from == next.from
+            && next.len <= self.size
+            && next.len > 0
+            && self.hop_limit == next.hop_limit
+            && self.traffic_class == next.traffic_class
+            && self.used == next.used
+            && next.count() == 1
+    }
+
+    /// Whether more may follow at all: the last of a train is the only one that may be shorter.
+    fn is_open(&self) -> bool {
+        self.len > 0
+            && self.len.is_multiple_of(self.size)
+            && self.len + self.size <= MAX_TRAIN
+            && self.count() < MAX_SEGMENTS
+    }
+
     /// The header it has inside, one hop older.
     pub(crate) fn header(&self, src: IpAddr, dst: IpAddr, protocol: u8) -> IpHeader {
         IpHeader {
@@ -63,26 +86,67 @@ impl Datagram {
 pub(crate) struct Inlet {
     octets: Box<[u8]>,
     control: Vec<u8>,
+    /// Read behind a train it is no part of, and where it lies.
+    ahead: Option<(Datagram, usize)>,
+    /// The socket had no more.
+    dry: bool,
 }
 
 impl Default for Inlet {
     fn default() -> Self {
         Self {
-            octets: vec![0; MAX_DATAGRAM].into_boxed_slice(),
+            octets: vec![0; MAX_TRAIN + MAX_DATAGRAM].into_boxed_slice(),
             control: nix::cmsg_space!(
                 [libc::c_int; 1],
                 [u8; 1],
                 [libc::c_int; 1],
                 libc::in6_pktinfo
             ),
+            ahead: None,
+            dry: false,
         }
     }
 }
 
 impl Inlet {
-    /// Reads one datagram or train.
+    /// Begins with a socket. What was read of another one must have been taken.
+    pub(crate) fn begin(&mut self) {
+        debug_assert!(self.ahead.is_none(), "taken to the last");
+        self.dry = false;
+    }
+
+    /// Reads what waits at a socket: one datagram, or a train of them.
     pub(crate) fn receive(&mut self, fd: &OwnedFd) -> Result<Datagram, Errno> {
-        let mut slices = [IoSliceMut::new(&mut self.octets)];
+        let mut train = match self.take_ahead() {
+            Some(datagram) => datagram,
+            None if self.dry => return Err(Errno::EAGAIN),
+            None => self.read(fd, 0)?,
+        };
+        while train.is_open() && !self.dry {
+            match self.read(fd, train.len) {
+                Ok(next) if train.is_followed_by(&next) => train.len += next.len,
+                Ok(next) => {
+                    self.ahead = Some((next, train.len));
+                    break;
+                }
+                Err(Errno::EAGAIN) => self.dry = true,
+                // What the error queue has is announced by itself.
+                Err(_) => break,
+            }
+        }
+        Ok(train)
+    }
+
+    /// What was read already and not given yet: to be taken before another socket is read.
+    pub(crate) fn take_ahead(&mut self) -> Option<Datagram> {
+        let (datagram, at) = self.ahead.take()?;
+        self.octets.copy_within(at..at + datagram.len, 0);
+        Some(datagram)
+    }
+
+    /// Reads one datagram, or what the kernel gives as a train, to `at`.
+    fn read(&mut self, fd: &OwnedFd, at: usize) -> Result<Datagram, Errno> {
+        let mut slices = [IoSliceMut::new(&mut self.octets[at..])];
         let flags = MsgFlags::MSG_DONTWAIT;
         let control = Some(&mut self.control[..]);
         let message = recvmsg::<SockaddrStorage>(fd.as_raw_fd(), &mut slices, control, flags)?;
@@ -127,7 +191,7 @@ impl Inlet {
         Ok(datagram)
     }
 
-    /// What was read last.
+    /// What was given last.
     pub(crate) fn payload(&self, datagram: &Datagram) -> &[u8] {
         &self.octets[..datagram.len]
     }

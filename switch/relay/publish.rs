@@ -30,7 +30,7 @@ use crate::tcp::{Client, Tcp};
 use crate::train::{Load, Train};
 
 /// Connections or datagrams taken from one socket before others get their turn.
-const SHARE: usize = 64;
+const SHARE: usize = 128;
 
 /// What the spare descriptor is of: anything that opens.
 const SPARE: &str = "/dev/null";
@@ -192,24 +192,37 @@ impl Publisher {
     /// Takes waiting datagrams.
     pub(crate) fn inbound(&mut self, key: Key, ctx: &mut Context<'_>) {
         let Some(published) = self.udp.get(key).map(Arc::clone) else { return };
-        for _ in 0..SHARE {
+        self.inlet.begin();
+        let mut taken = 0;
+        while taken < SHARE && ctx.out.built_octets() < datapath::outbox::ARENA_TARGET {
             match self.inlet.receive(&published.outlet.fd) {
                 Ok(datagram) => {
-                    let payload = self.inlet.payload(&datagram);
-                    if let Err(reason) = inject(key, &published, &datagram, payload, ctx) {
-                        let dropped = 0..datagram.count();
-                        dropped.for_each(|_| ctx.dp.gateway_counters().not_sent(reason));
-                    }
+                    taken += datagram.count();
+                    self.hand_on(key, &published, &datagram, ctx);
                 }
                 Err(Errno::EAGAIN) => return,
-                Err(_) => {}
+                Err(_) => taken += 1,
             }
-            if ctx.out.built_octets() >= datapath::outbox::ARENA_TARGET {
-                break;
-            }
+        }
+        if let Some(datagram) = self.inlet.take_ahead() {
+            self.hand_on(key, &published, &datagram, ctx);
         }
         if !published.outlet.queued.swap(true, Relaxed) {
             self.backlog.push_back((published.publication.zone, key));
+        }
+    }
+
+    fn hand_on(
+        &self,
+        key: Key,
+        published: &UdpPublished,
+        datagram: &Datagram,
+        ctx: &mut Context<'_>,
+    ) {
+        let payload = self.inlet.payload(datagram);
+        if let Err(reason) = inject(key, published, datagram, payload, ctx) {
+            let dropped = 0..datagram.count();
+            dropped.for_each(|_| ctx.dp.gateway_counters().not_sent(reason));
         }
     }
 
