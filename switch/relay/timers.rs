@@ -43,4 +43,10 @@ impl Timers {
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         self.heap.peek().map(|Reverse((when, _))| *when)
     }
+
+    /// Entries held.
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.heap.len()
+    }
 }

@@ -25,6 +25,8 @@ mod segment;
 mod sending;
 mod seq;
 mod table;
+#[cfg(test)]
+mod tests;
 mod upstream;
 mod wait;
 

@@ -193,6 +193,12 @@ impl Tcp {
         None
     }
 
+    /// Looks arranged with the timers, those for flows that are gone among them.
+    #[cfg(test)]
+    pub(super) fn armed(&self) -> usize {
+        self.timers.len()
+    }
+
     /// The flows of a port, or of a whole network.
     pub(crate) fn of_port(&self, zone: Zone, port: Option<PortId>) -> Vec<Key> {
         self.flows.keys(|flow| flow.zone() == zone && port.is_none_or(|port| flow.port() == port))

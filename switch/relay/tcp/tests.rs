@@ -1,0 +1,407 @@
+//! Flows on a clock that stands still until it is told: what hours of silence, of retransmissions and of
+//! probes come to. The container is this file; the far side is a socket on the loopback.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::sync::Arc;
+
+use datapath::stats::PortCounters;
+use datapath::{
+    Body, Datapath, DropReason, Gateway, IpMtu, MacAddr, Network, NetworkConfig, Offloads, Outbox,
+    Packet, Port, PortId, PortRole, Received, Uplink,
+};
+use mio::event::Event;
+use mio::{Events, Poll};
+use nat::{Conntrack, Profile, TcpFlags, TransportAddr, Zone};
+use smoltcp::time::{Duration, Instant};
+
+use super::segment::{Outgoing, Segment, read};
+use super::seq::Seq;
+use super::table::{ACK, RST, SYN, Tcp};
+use crate::context::{Context, Readiness};
+use crate::key::Key;
+use crate::limits::{Limits, MAX_PENDING_PER_PORT};
+
+const PORT: PortId = PortId(1);
+const ZONE: Zone = Zone(1);
+const CONTAINER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
+const GATEWAY: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
+const READY: Readiness = Readiness { readable: true, writable: true, hung_up: false };
+
+/// What the container was sent: a segment and the octets it carries, or an ICMP message.
+#[derive(Debug)]
+enum Sent {
+    Tcp(Segment, Vec<u8>),
+    Icmp(Vec<u8>),
+}
+
+struct Rig {
+    tcp: Tcp,
+    limits: Arc<Limits>,
+    dp: Datapath,
+    out: Outbox,
+    now: Instant,
+    listener: TcpListener,
+    poll: Poll,
+}
+
+/// One connection, as the container has it.
+struct Peer {
+    key: Key,
+    port: u16,
+    seq: Seq,
+    ack: Seq,
+    window: u16,
+    far: TcpStream,
+}
+
+impl Rig {
+    fn new(max_tracked: usize) -> Self {
+        let conntrack = Arc::new(Conntrack::new(max_tracked, Profile::Rfc));
+        let network = Arc::new(Network::new(ZONE, conntrack));
+        let config = NetworkConfig {
+            gateway: Some(Gateway {
+                mac: GATEWAY,
+                addresses: vec!["192.0.2.1/24".parse().unwrap()],
+            }),
+            uplink: Uplink::Sockets,
+            mtu: IpMtu(1500),
+            host_addresses: Vec::new(),
+            isolated_from: Vec::new(),
+        };
+        let mut dp = Datapath::new(network, Arc::new(config), Arc::<PortCounters>::default());
+        let port = Port {
+            role: PortRole::Container,
+            mtu: IpMtu(1500),
+            offloads: Offloads::Header,
+            mac: MacAddr([2, 0, 0, 0, 0, 10]),
+            addresses: vec![CONTAINER.into()],
+        };
+        let now = Instant::from_secs(1000);
+        dp.attach(PORT, port, Arc::default());
+        let mut out = Outbox::default();
+        dp.introduce(PORT, now, &mut out);
+        out.clear();
+        let poll = Poll::new().unwrap();
+        let limits = Arc::new(Limits::new(10_000, 10_000));
+        let registry = poll.registry().try_clone().unwrap();
+        let tcp = Tcp::new(0, Arc::clone(&limits), registry);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self { tcp, limits, dp, out, now, listener, poll }
+    }
+
+    /// Does one thing as a worker does, and returns what was sent.
+    fn act<T>(&mut self, work: impl FnOnce(&mut Tcp, &mut Context<'_>) -> T) -> (T, Vec<Sent>) {
+        let mut ctx = Context { dp: &mut self.dp, out: &mut self.out, now: self.now };
+        let done = work(&mut self.tcp, &mut ctx);
+        self.tcp.end_burst(&mut ctx);
+        let departures = self.out.departures().to_vec();
+        let sent = departures.iter().filter_map(|departure| {
+            let Body::Built(built) = departure.body else { return None };
+            let frame = self.out.frame(built);
+            if frame[12..14] != [8, 0] || frame[23] == 1 {
+                return (frame[12..14] == [8, 0]).then(|| Sent::Icmp(frame[34..].to_vec()));
+            }
+            let packet = Packet::parse(frame, &departure.offload).unwrap();
+            let (segment, payload) = read(&packet, frame).unwrap();
+            Some(Sent::Tcp(segment, payload.to_vec()))
+        });
+        let sent = sent.collect();
+        self.out.clear();
+        (done, sent)
+    }
+
+    /// The container sends a segment, of the flow `key` or of none yet.
+    fn inject(
+        &mut self,
+        key: Option<Key>,
+        from: u16,
+        segment: Segment,
+        payload: &[u8],
+    ) -> (Result<(), DropReason>, Vec<Sent>) {
+        let mut scratch = Outbox::default();
+        let outgoing = Outgoing {
+            from: TransportAddr::new(CONTAINER.into(), from),
+            to: self.listener.local_addr().unwrap().into(),
+            segment,
+            options: None,
+            blocks: Default::default(),
+            push: false,
+        };
+        let at = outgoing.payload_offset();
+        let built = scratch.build(at + payload.len());
+        let frame = scratch.frame_mut(built);
+        frame[at..].copy_from_slice(payload);
+        let offload = outgoing.finish(frame, GATEWAY, 1460).unwrap();
+        let packet = Packet::parse(frame, &offload).unwrap();
+        let received = Received { port: PORT, place: 0, frame, offload };
+        self.act(|tcp, ctx| match key {
+            Some(key) => tcp.segment(key, &received, &packet, ctx),
+            None => tcp.open(&received, &packet, packet.tuple().unwrap(), ctx),
+        })
+    }
+
+    fn segment(flags: TcpFlags, seq: Seq, ack: Seq, window: u16) -> Segment {
+        Segment { seq, ack, flags, window, ..Segment::default() }
+    }
+
+    fn connect(&mut self, port: u16) -> Peer {
+        let key = self.tcp.flows.next_key();
+        let syn = Self::segment(SYN, Seq(999), Seq(0), 65_535);
+        let (opened, _) = self.inject(None, port, syn, &[]);
+        opened.unwrap();
+        let (far, _) = self.listener.accept().unwrap();
+        far.set_nodelay(true).unwrap();
+        let connected = Readiness { readable: false, ..READY };
+        let ((), sent) = self.act(|tcp, ctx| tcp.ready(key, connected, ctx));
+        let [Sent::Tcp(answer, _)] = &sent[..] else { panic!("{sent:?}") };
+        assert!(answer.flags.syn && answer.flags.ack);
+        let mut peer = Peer { key, port, seq: Seq(1000), ack: answer.seq + 1, window: 65_535, far };
+        let sent = self.say(&mut peer, ACK, &[]);
+        assert!(sent.is_empty(), "{sent:?}");
+        peer
+    }
+
+    /// The container sends octets of a connection.
+    fn say(&mut self, peer: &mut Peer, flags: TcpFlags, payload: &[u8]) -> Vec<Sent> {
+        let segment = Self::segment(flags, peer.seq, peer.ack, peer.window);
+        peer.seq += u32::try_from(payload.len()).unwrap();
+        let (taken, sent) = self.inject(Some(peer.key), peer.port, segment, payload);
+        taken.unwrap();
+        sent
+    }
+
+    /// The far side writes, and the host socket is ready.
+    fn far_writes(&mut self, peer: &mut Peer, octets: &[u8]) -> Vec<Sent> {
+        self.poll.poll(&mut Events::with_capacity(1024), Some(std::time::Duration::ZERO)).unwrap();
+        peer.far.write_all(octets).unwrap();
+        self.await_event(peer.key, Event::is_readable);
+        self.act(|tcp, ctx| tcp.ready(peer.key, READY, ctx)).1
+    }
+
+    /// Waits until the loopback has delivered.
+    fn await_event(&mut self, key: Key, wanted: fn(&Event) -> bool) {
+        let mut events = Events::with_capacity(1024);
+        let told = (0..10).any(|_| {
+            self.poll.poll(&mut events, Some(std::time::Duration::from_secs(1))).unwrap();
+            events.iter().any(|event| wanted(event) && Key::from(event.token()) == key)
+        });
+        assert!(told, "nothing was heard of the host socket");
+    }
+
+    /// Lets time go by; each thing sent meanwhile with its time.
+    fn advance(&mut self, time: Duration) -> Vec<(Instant, Sent)> {
+        let end = self.now + time;
+        let mut told = Vec::new();
+        while let Some(when) = self.tcp.poll_timeout().filter(|when| *when <= end) {
+            self.now = self.now.max(when);
+            while let Some((_, key)) = self.tcp.next_due(self.now) {
+                let ((), sent) = self.act(|tcp, ctx| tcp.timeout(key, ctx));
+                told.extend(sent.into_iter().map(|sent| (self.now, sent)));
+            }
+        }
+        self.now = end;
+        told
+    }
+}
+
+fn is_reset(sent: &Sent) -> bool {
+    matches!(sent, Sent::Tcp(segment, _) if segment.flags.rst)
+}
+
+/// RFC 6298 §5.5, RFC 9293 §3.8.3: patience doubles up to a bound, and has an end both sides see.
+#[test]
+fn an_unanswered_segment_is_sent_again_ever_more_seldom_until_both_sides_see_a_reset() {
+    let mut rig = Rig::new(100);
+    let mut peer = rig.connect(4000);
+    let sent = rig.far_writes(&mut peer, b"anybody there");
+    assert_eq!(sent.len(), 1, "{sent:?}");
+    let start = rig.now;
+    let told = rig.advance(Duration::from_secs(3600));
+    let (end, again) = told.split_last().unwrap();
+    assert!(is_reset(&end.1), "{end:?}");
+    assert_eq!(again.len(), 15, "as many as tcp_retries2");
+    let mut before = start;
+    let mut gap = Duration::ZERO;
+    for (when, sent) in again {
+        assert!(matches!(sent, Sent::Tcp(_, octets) if octets == b"anybody there"));
+        let next = *when - before;
+        assert!(next >= gap && next <= Duration::from_secs(60), "{next} after {gap}");
+        (before, gap) = (*when, next);
+    }
+    assert!(again[4].0 - again[3].0 >= (again[1].0 - again[0].0) * 6, "it doubles");
+    let error = peer.far.read(&mut [0]).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+}
+
+/// RFC 9293 §3.8.6.1: a window may stay closed for ever as long as its owner answers.
+#[test]
+fn answered_probes_of_a_closed_window_go_on_and_unanswered_ones_end_both_sides() {
+    let mut rig = Rig::new(100);
+    let mut peer = rig.connect(4000);
+    peer.window = 0;
+    rig.say(&mut peer, ACK, &[]);
+    let sent = rig.far_writes(&mut peer, b"patience");
+    assert!(sent.is_empty(), "{sent:?}");
+    let mut probes = 0;
+    for _ in 0..4 * 3600 {
+        for (_, sent) in rig.advance(Duration::from_secs(1)) {
+            let Sent::Tcp(probe, octets) = &sent else { panic!("{sent:?}") };
+            assert!(!probe.flags.rst, "given up after {probes} answered probes");
+            assert_eq!((probe.seq, octets.len()), (peer.ack - 1, 0));
+            probes += 1;
+            rig.say(&mut peer, ACK, &[]);
+        }
+    }
+    assert!((4 * 60..4 * 80).contains(&probes), "{probes} in four hours, once a minute in the end");
+    peer.window = 1000;
+    let sent = rig.say(&mut peer, ACK, &[]);
+    assert!(matches!(&sent[..], [Sent::Tcp(_, octets)] if octets == b"patience"), "{sent:?}");
+    peer.ack += 8;
+    peer.window = 0;
+    rig.say(&mut peer, ACK, &[]);
+    rig.far_writes(&mut peer, b"more");
+    let told = rig.advance(Duration::from_secs(3600));
+    assert_eq!(told.len(), 16, "fifteen probes and the reset");
+    assert!(is_reset(&told[15].1));
+    let error = peer.far.read(&mut [0]).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+}
+
+/// RFC 6298 §5.3: an acknowledgment of something new restarts the timer; nothing else does.
+#[test]
+fn only_progress_restarts_the_timer() {
+    let mut rig = Rig::new(100);
+    let mut peer = rig.connect(4000);
+    rig.far_writes(&mut peer, &[1; 100]);
+    let step = Duration::from_millis(60);
+    let mut first = None;
+    for _ in 0..10 {
+        let told = rig.advance(step);
+        first = first.or(told.first().map(|(when, _)| *when));
+        rig.say(&mut peer, ACK, b"busy");
+    }
+    assert!(first.is_some(), "traffic upstream held the retransmission off");
+    peer.ack += 100;
+    rig.say(&mut peer, ACK, &[]);
+    for _ in 0..10 {
+        rig.far_writes(&mut peer, &[2; 100]);
+        assert!(rig.advance(step * 3).is_empty(), "each acknowledgment sets it anew");
+        peer.ack += 100;
+        rig.say(&mut peer, ACK, &[]);
+    }
+}
+
+/// What an idle connection is known by is 7,440 s and more (RFC 5382 REQ-5), and costs no packet.
+#[test]
+fn an_idle_flow_lives_for_its_time_and_no_longer() {
+    let mut rig = Rig::new(100);
+    let mut peer = rig.connect(4000);
+    let idle = rig.dp.network().conntrack.timeouts().tcp_established;
+    rig.advance(idle / 2);
+    rig.say(&mut peer, ACK, b"x");
+    assert!(rig.advance(idle - Duration::from_secs(1)).is_empty());
+    let told = rig.advance(Duration::from_secs(40));
+    assert!(matches!(&told[..], [(_, sent)] if is_reset(sent)), "{told:?}");
+    assert_eq!(rig.limits.flows(), 0);
+}
+
+/// The timers hold one entry for a flow, and soon none for those that are gone.
+#[test]
+fn a_storm_of_short_flows_leaves_nothing_behind() {
+    let mut rig = Rig::new(10_000);
+    let mut chatty = rig.connect(3999);
+    for port in 4000..4500 {
+        let mut peer = rig.connect(port);
+        rig.far_writes(&mut peer, b"hello");
+        rig.say(&mut peer, RST, &[]);
+    }
+    assert_eq!((rig.tcp.len(), rig.limits.flows()), (1, 1));
+    for _ in 0..400 {
+        rig.far_writes(&mut chatty, b"tick");
+        chatty.ack += 4;
+        rig.advance(Duration::from_millis(1));
+        rig.say(&mut chatty, ACK, &[]);
+        rig.advance(Duration::from_millis(249));
+    }
+    assert!(rig.tcp.armed() < 16, "{} entries for one flow", rig.tcp.armed());
+    assert_eq!(rig.dp.network().conntrack.list(None).len(), 1);
+}
+
+/// Room for octets that wait comes back however the flow ends.
+#[test]
+fn whatever_ends_a_flow_gives_its_room_back() {
+    let mut rig = Rig::new(100);
+    for (port, by_container) in [(4000, true), (4001, false)] {
+        let mut peer = rig.connect(port);
+        let octets = vec![7; 32 << 10];
+        for _ in 0..2000 {
+            if rig.limits.waiting(ZONE, PORT) > 0 {
+                break;
+            }
+            rig.say(&mut peer, ACK, &octets);
+        }
+        assert!(rig.limits.waiting(ZONE, PORT) > 0, "the far side does not read");
+        // And something beyond a gap.
+        peer.seq += 100;
+        rig.say(&mut peer, ACK, &octets[..100]);
+        peer.seq = peer.seq - 200;
+        if by_container {
+            rig.say(&mut peer, RST, &[]);
+        } else {
+            drop(peer.far); // With octets unread: a reset.
+            rig.await_event(peer.key, Event::is_read_closed);
+            let gone = Readiness { hung_up: true, ..READY };
+            let (_, sent) = rig.act(|tcp, ctx| tcp.ready(peer.key, gone, ctx));
+            assert!(sent.iter().any(is_reset), "{sent:?}");
+        }
+        assert_eq!((rig.limits.waiting(ZONE, PORT), rig.limits.flows()), (0, 0));
+    }
+}
+
+/// Where there is no room to keep what the host socket does not take, the window closes and the flow
+/// lives: probes are answered, and room opens it again.
+#[test]
+fn without_room_the_window_closes() {
+    let mut rig = Rig::new(100);
+    let mut peer = rig.connect(4000);
+    let flow = rig.tcp.flows.get(peer.key).unwrap();
+    let mut others = crate::limits::Reservation::new(&flow.lease);
+    assert!(others.grow(MAX_PENDING_PER_PORT));
+    let octets = vec![7; 32 << 10];
+    let mut sent = 0;
+    let closed = loop {
+        assert!(sent < 64 << 20, "the window never closed");
+        let segment = Rig::segment(ACK, peer.seq, peer.ack, peer.window);
+        let (taken, told) = rig.inject(Some(peer.key), peer.port, segment, &octets);
+        let Some(Sent::Tcp(told, _)) = told.last() else { panic!("{told:?}") };
+        sent += told.ack.after(peer.seq) as usize;
+        peer.seq = told.ack;
+        if taken == Err(DropReason::RelayBufferFull) {
+            break *told;
+        }
+    };
+    assert_eq!(closed.window, 0);
+    let probe = Rig::segment(ACK, peer.seq - 1, peer.ack, peer.window);
+    let (_, told) = rig.inject(Some(peer.key), peer.port, probe, &[]);
+    assert!(matches!(&told[..], [Sent::Tcp(told, _)] if told.window == 0), "{told:?}");
+    let mut got = vec![0; sent];
+    peer.far.read_exact(&mut got).unwrap();
+    let (_, told) = rig.act(|tcp, ctx| tcp.ready(peer.key, READY, ctx));
+    assert!(matches!(&told[..], [Sent::Tcp(told, _)] if told.window > 0), "{told:?}");
+    rig.say(&mut peer, ACK, b"on");
+    peer.far.read_exact(&mut got[..2]).unwrap();
+    assert_eq!(&got[..2], b"on");
+}
+
+/// RFC 5508 REQ-8: whoever opens more than may be tracked is told (ICMP 3/13).
+#[test]
+fn a_full_conntrack_is_told_to_who_wants_more() {
+    let mut rig = Rig::new(2);
+    let _held = [rig.connect(4000), rig.connect(4001)];
+    let syn = Rig::segment(SYN, Seq(999), Seq(0), 65_535);
+    let (opened, told) = rig.inject(None, 4002, syn, &[]);
+    assert_eq!(opened, Err(DropReason::FlowLimit));
+    assert!(matches!(&told[..], [Sent::Icmp(message)] if message[..2] == [3, 13]), "{told:?}");
+    assert_eq!(rig.limits.flows(), 2);
+}
