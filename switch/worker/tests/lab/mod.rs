@@ -89,7 +89,7 @@ impl Lab {
                 Switch::start(Config {
                     workers,
                     max_tracked: 10_000,
-                    max_tracked_per_port: 10_000,
+                    max_tracked_per_port: 4000,
                     max_flows: 2000,
                     max_flows_per_port: 1500,
                     busy_poll: Duration::ZERO,
