@@ -15,6 +15,12 @@ use crate::failure::{Failure, Outcome, note};
 /// Seconds without anybody who needs it after which a daemon started on demand ends.
 const IDLE_EXIT: u64 = 30;
 
+/// Most threads of a switch.
+const MAX_WORKERS: usize = 64;
+
+/// Processors the kernel's sets have room for (`CPU_SETSIZE`, CPU_SET(3)).
+const MAX_PROCESSORS: usize = 1024;
+
 /// How long `daemon stop` waits for the daemon's end, in milliseconds.
 const STOP_WITHIN: u16 = 15_000;
 
@@ -31,6 +37,7 @@ bip, fixed-cidr, mtu, default-gateway, dns.
 
 Examples:
   pontoon daemon
+  pontoon daemon --workers 2 --cpus 2,3 --busy-poll 50
   pontoon daemon --foreground --config /etc/docker/daemon.json
   pontoon daemon stop"
 )]
@@ -62,6 +69,9 @@ struct Settings {
     /// Poll for this long before sleeping, in microseconds: lower latency, a busier processor
     #[arg(long, value_name = "µs", default_value_t = 0)]
     busy_poll: u32,
+    /// Bind the threads of the switch to these processors, in turn: 0,2-3
+    #[arg(long, value_name = "LIST", value_parser = processors)]
+    cpus: Option<Processors>,
     /// Most flows in the conntrack table
     #[arg(long, value_name = "N", default_value_t = 262_144)]
     max_tracked: usize,
@@ -74,6 +84,32 @@ struct Settings {
     /// Most of those of one container
     #[arg(long, value_name = "N", default_value_t = 32_768)]
     max_flows_per_container: usize,
+}
+
+/// Processors by number.
+#[derive(Clone, Debug, Default)]
+struct Processors(Vec<usize>);
+
+/// Reads a list as taskset(1) and cpuset(7) write it: `0,2-3`.
+fn processors(text: &str) -> Result<Processors, String> {
+    let wrong = |part: &str| format!("{part:?} is no processor; a list is 0 or 0,2-3");
+    let mut all = Vec::new();
+    for part in text.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let number = |text: &str| text.parse::<usize>().ok().filter(|cpu| *cpu < MAX_PROCESSORS);
+        let (first, last) = number(first).zip(number(last)).ok_or_else(|| wrong(part))?;
+        if first > last {
+            return Err(wrong(part));
+        }
+        all.extend(first..=last);
+    }
+    if all.len() > MAX_WORKERS {
+        return Err(format!(
+            "{} processors; a switch has at most {MAX_WORKERS} threads",
+            all.len()
+        ));
+    }
+    Ok(Processors(all))
 }
 
 #[derive(Debug, Subcommand)]
@@ -141,7 +177,11 @@ impl Settings {
             Some(path) => Config::read(path)?,
             None => Config::default(),
         };
-        let processors = std::thread::available_parallelism().map_or(1, usize::from).min(8);
+        let Processors(cpus) = self.cpus.clone().unwrap_or_default();
+        let processors = match cpus.len() {
+            0 => std::thread::available_parallelism().map_or(1, usize::from).min(8),
+            bound => bound,
+        };
         let workers = worker::Config {
             workers: self.workers.map_or(processors, usize::from),
             max_tracked: self.max_tracked,
@@ -149,6 +189,7 @@ impl Settings {
             max_flows: self.max_flows,
             max_flows_per_port: self.max_flows_per_container,
             busy_poll: Duration::from_micros(self.busy_poll.into()),
+            cpus,
         };
         Ok(server::Options { socket, workers, config, idle_exit })
     }
@@ -162,6 +203,10 @@ impl Settings {
             format!("--max-flows={}", self.max_flows).into(),
             format!("--max-flows-per-container={}", self.max_flows_per_container).into(),
         ];
+        if let Some(Processors(cpus)) = &self.cpus {
+            let cpus: Vec<_> = cpus.iter().map(ToString::to_string).collect();
+            arguments.push(format!("--cpus={}", cpus.join(",")).into());
+        }
         if let Some(workers) = self.workers {
             arguments.push(format!("--workers={workers}").into());
         }
@@ -210,5 +255,20 @@ fn wait_for_end(pid: u32, path: &Path) -> Outcome {
             "the daemon (pid {pid}) on {} was told to stop and still runs; `kill {pid}` twice ends it",
             path.display()
         ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processors_are_listed_as_taskset_lists_them() {
+        let list = |text| processors(text).map(|Processors(all)| all);
+        assert_eq!(list("0"), Ok(vec![0]));
+        assert_eq!(list("0,2-4"), Ok(vec![0, 2, 3, 4]));
+        for wrong in ["", "a", "3-1", "1,,2", "1024", "-1", "0-1000"] {
+            assert!(list(wrong).is_err(), "{wrong}");
+        }
     }
 }

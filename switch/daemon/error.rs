@@ -43,6 +43,17 @@ pub enum Error {
     #[error(transparent)]
     Config(#[from] ConfigError),
 
+    /// A thread of the switch has ended by a fault in the program.
+    #[error(
+        "worker {worker} of the switch failed, and all traffic with it: {panic}; please report it"
+    )]
+    Worker {
+        /// Which.
+        worker: usize,
+        /// What it said.
+        panic: String,
+    },
+
     /// A request's value that is none of the other kinds.
     #[error("{what} {value:?}: {why}")]
     Invalid {

@@ -22,7 +22,7 @@ use serde::de::DeserializeOwned;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, oneshot};
 
 use crate::api;
 use crate::config::Config;
@@ -68,7 +68,7 @@ struct Shared {
 ///
 /// # Errors
 ///
-/// It could not be started.
+/// It could not be started, or the switch failed.
 pub fn run(options: Options, ready: impl FnOnce(&[String])) -> Result<(), Error> {
     let system = |what| move |source| Error::System { what, source };
     // Dropped last: the socket's file goes when everything is down.
@@ -76,14 +76,17 @@ pub fn run(options: Options, ready: impl FnOnce(&[String])) -> Result<(), Error>
     let (daemon, events, notes) = Daemon::start(options.workers, &options.config)?;
     let daemon = Arc::new(daemon);
     let served = Arc::downgrade(&daemon);
+    let (failed, failure) = oneshot::channel();
     std::thread::Builder::new()
         .name("events".to_owned())
         .spawn(move || {
             // Ends when the switch has: it holds the other end.
             while let Ok(event) = events.recv() {
-                match served.upgrade() {
-                    Some(daemon) => daemon.serve_event(event),
-                    None => return,
+                let Some(daemon) = served.upgrade() else { return };
+                if let Err(error) = daemon.serve_event(event) {
+                    // Nobody waits for it any more only when the daemon is ending anyway.
+                    let _ = failed.send(error);
+                    return;
                 }
             }
         })
@@ -107,8 +110,16 @@ pub fn run(options: Options, ready: impl FnOnce(&[String])) -> Result<(), Error>
                 None => std::future::pending().await,
             }
         };
+        let failure = async {
+            match failure.await {
+                Ok(error) => error,
+                Err(_) => std::future::pending().await,
+            }
+        };
         ready(&notes);
+        let mut outcome = Ok(());
         tokio::select! {
+            error = failure => outcome = Err(error),
             () = accept(&listener, &shared) => {}
             () = shared.stop.notified() => log!("stopped by request"),
             _ = terminate.recv() => log!("stopped by SIGTERM"),
@@ -122,7 +133,7 @@ pub fn run(options: Options, ready: impl FnOnce(&[String])) -> Result<(), Error>
             _ = terminate.recv() => std::process::exit(1),
             _ = interrupt.recv() => std::process::exit(1),
         }
-        Ok(())
+        outcome
     })
 }
 

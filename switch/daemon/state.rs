@@ -57,11 +57,16 @@ impl Daemon {
     ///
     /// The workers cannot be started, or the default network cannot be as configured.
     pub fn start(
-        workers: worker::Config,
+        mut workers: worker::Config,
         config: &Config,
     ) -> Result<(Self, Receiver<Event>, Vec<String>), Error> {
         let limit = netns::sockopt::raise_nofile_limit()
             .map_err(|source| Error::System { what: "raise the limit of descriptors", source })?;
+        // A flow holds a descriptor. What the daemon itself needs must be left, and one container must
+        // not hold all that remain.
+        let for_flows = usize::try_from(limit / 8 * 7).unwrap_or(usize::MAX);
+        workers.max_flows = workers.max_flows.min(for_flows);
+        workers.max_flows_per_port = workers.max_flows_per_port.min(workers.max_flows / 4 * 3);
         let (switch, events) = Switch::start(workers)
             .map_err(|source| Error::System { what: "start the switch", source })?;
         let daemon = Self {
@@ -318,11 +323,17 @@ impl Daemon {
     }
 
     /// Does what follows from something the workers report by themselves.
-    pub(crate) fn serve_event(&self, event: Event) {
+    ///
+    /// # Errors
+    ///
+    /// The switch cannot go on.
+    pub(crate) fn serve_event(&self, event: Event) -> Result<(), Error> {
         match event {
             Event::PortDied { network, port, error } => self.port_died(network, port, &error),
+            Event::WorkerDied { worker, panic } => return Err(Error::Worker { worker, panic }),
             other => log!("{other:?}"),
         }
+        Ok(())
     }
 
     pub(crate) fn registry(&self) -> MutexGuard<'_, Registry> {

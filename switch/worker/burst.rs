@@ -27,15 +27,16 @@ pub(crate) enum Drained {
 /// A burst.
 #[derive(Debug)]
 pub(crate) struct Burst {
-    buffers: Vec<Box<[u8]>>,
+    /// [`MAX_FRAMES`] buffers of [`BUFFER_LEN`] octets in one allocation, so large that the kernel gives
+    /// its pages only when frames of that many and that length come.
+    buffers: Box<[u8]>,
     lens: Vec<usize>,
 }
 
 impl Default for Burst {
     fn default() -> Self {
-        let buffer = || vec![0; BUFFER_LEN].into_boxed_slice();
         Self {
-            buffers: std::iter::repeat_with(buffer).take(MAX_FRAMES).collect(),
+            buffers: vec![0; MAX_FRAMES * BUFFER_LEN].into_boxed_slice(),
             lens: Vec::with_capacity(MAX_FRAMES),
         }
     }
@@ -46,8 +47,8 @@ impl Burst {
     pub(crate) fn fill(&mut self, queue: &Queue) -> Drained {
         self.lens.clear();
         let mut octets = 0;
-        for buffer in &mut self.buffers {
-            match queue.recv(buffer) {
+        for buffer in self.buffers.chunks_exact_mut(BUFFER_LEN) {
+            match recv(queue, buffer) {
                 Ok(len) => {
                     octets += cost(&buffer[..len]);
                     self.lens.push(len);
@@ -68,7 +69,7 @@ impl Burst {
 
     /// The frame at `place` behind its offload header, as it was read.
     pub(crate) fn with_header(&self, place: usize) -> &[u8] {
-        &self.buffers[place][..self.lens[place]]
+        &self.buffers[place * BUFFER_LEN..][..self.lens[place]]
     }
 
     /// The frame at `place`, and what was left undone on it.
@@ -84,7 +85,7 @@ impl Burst {
     pub(crate) fn hold(&mut self, with_header: &[u8]) {
         self.lens.clear();
         let len = with_header.len().min(BUFFER_LEN);
-        self.buffers[0][..len].copy_from_slice(&with_header[..len]);
+        self.buffers[..len].copy_from_slice(&with_header[..len]);
         self.lens.push(len);
     }
 }
@@ -95,5 +96,14 @@ fn cost(with_header: &[u8]) -> usize {
     match offload {
         Some(Ok(offload)) => offload.cost(with_header.len()),
         _ => with_header.len(),
+    }
+}
+
+/// Reads one frame. A packet socket whose interface went down says so once, with frames behind that
+/// word for which no further readiness is announced: it is asked again.
+fn recv(queue: &Queue, buffer: &mut [u8]) -> Result<usize, QueueError> {
+    match queue.recv(buffer) {
+        Err(QueueError::Refused(_)) => queue.recv(buffer),
+        read => read,
     }
 }

@@ -77,6 +77,5 @@ pub(crate) enum Command {
         key: Key,
         done: Done,
     },
-    Take(Handed),
     Stop,
 }

@@ -30,6 +30,8 @@ pub struct Config {
     pub max_flows_per_port: usize,
     /// How long a worker polls before it sleeps.
     pub busy_poll: Duration,
+    /// The processors the workers are bound to, in turn; none leaves it to the scheduler.
+    pub cpus: Vec<usize>,
 }
 
 /// A network, as the workers must know it.
@@ -91,6 +93,13 @@ pub enum Event {
         port: PortId,
         /// The device's error.
         error: String,
+    },
+    /// A worker has ended by a fault of ours; its ports take and give no more frames.
+    WorkerDied {
+        /// Its number.
+        worker: usize,
+        /// What it said.
+        panic: String,
     },
 }
 

@@ -3,8 +3,10 @@
 //! All state the workers share is made here; what each keeps for itself it is sent. A call returns
 //! when every worker has done its part.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -14,6 +16,8 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use datapath::{DropReason, Network, Port, PortCounters, PortId, PortTotals, network};
 use mio::{Poll, Waker};
 use nat::{Conntrack, Direction, Profile, Protocol, Zone};
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
 use relay::{Key, Limits, Published, Relay, Shared};
 use smoltcp::time::Instant;
 
@@ -25,8 +29,11 @@ use crate::control::{
 use crate::queue::Queue;
 use crate::worker::{Setup, Tally, WAKER, Worker};
 
-/// Commands and handed-over frames one worker may have waiting.
+/// Commands one worker may have waiting.
 const MAX_COMMANDS: usize = 1024;
+
+/// Frames that others handed over, which one worker may have waiting.
+const MAX_HANDED: usize = 1024;
 
 /// Ports of one network.
 const MAX_PORTS: u16 = 4095;
@@ -77,7 +84,8 @@ impl Switch {
     ///
     /// # Errors
     ///
-    /// A thread or a poll could not be made; `InvalidInput` without workers or with more than 255.
+    /// A thread or a poll could not be made, or no thread may run on a processor of `config.cpus`;
+    /// `InvalidInput` without workers or with more than 255.
     pub fn start(config: Config) -> io::Result<(Self, Receiver<Event>)> {
         if config.workers == 0 || config.workers > 255 {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "1 to 255 workers"));
@@ -96,16 +104,16 @@ impl Switch {
             let poll = Poll::new()?;
             let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
             let relay = Relay::new(index, &shared, poll.registry())?;
-            let (commands, orders) = bounded(MAX_COMMANDS);
-            parts.push((index, poll, relay, waker, commands, orders));
+            parts.push((index, poll, relay, waker, bounded(MAX_HANDED)));
         }
         let others: Vec<_> = parts
             .iter()
-            .map(|(.., waker, commands, _)| (commands.clone(), Arc::clone(waker)))
+            .map(|(.., waker, (frames, _))| (frames.clone(), Arc::clone(waker)))
             .collect();
         let mut workers = Vec::new();
-        for (index, poll, relay, waker, commands, orders) in parts {
+        for (index, poll, relay, waker, (_, handed)) in parts {
             let tally = Arc::new(Tally::default());
+            let (commands, orders) = bounded(MAX_COMMANDS);
             let worker = Worker::new(Setup {
                 index,
                 poll,
@@ -113,15 +121,30 @@ impl Switch {
                 conntrack: Arc::clone(&conntrack),
                 commands: orders,
                 events: events.clone(),
+                handed,
                 others: others.clone(),
                 tally: Arc::clone(&tally),
                 epoch,
                 busy_poll: config.busy_poll,
                 housekeeper: index == 0,
             });
+            let index = usize::from(index);
+            let cpu = config.cpus.get(index % config.cpus.len().max(1)).copied();
+            let events = events.clone();
+            let (bound, outcome) = bounded(1);
             let thread =
-                thread::Builder::new().name(format!("worker{index}")).spawn(|| worker.run())?;
+                thread::Builder::new().name(format!("worker{index}")).spawn(move || {
+                    // An asker that is gone has given up the whole switch.
+                    let _ = bound.send(cpu.map_or(Ok(()), bind_to));
+                    let worked = catch_unwind(AssertUnwindSafe(|| worker.run()));
+                    if let Err(panic) = worked {
+                        // Nobody listens any more only when the switch is coming down.
+                        let _ = events
+                            .send(Event::WorkerDied { worker: index, panic: words_of(&*panic) });
+                    }
+                })?;
             workers.push(WorkerHandle { commands, waker, tally, thread: Some(thread) });
+            outcome.recv().map_err(io::Error::other)??;
         }
         let state = Mutex::default();
         Ok((Self { workers, conntrack, epoch, state }, told))
@@ -446,6 +469,20 @@ impl Known {
         }
         None
     }
+}
+
+/// Binds the calling thread to one processor: sched_setaffinity(2).
+fn bind_to(cpu: usize) -> io::Result<()> {
+    let mut only = CpuSet::new();
+    only.set(cpu)
+        .and_then(|()| sched_setaffinity(Pid::from_raw(0), &only))
+        .map_err(|errno| io::Error::other(format!("bind a worker to processor {cpu}: {errno}")))
+}
+
+/// What a panic said.
+fn words_of(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default()
 }
 
 fn since(earlier: Instant, later: Instant) -> Duration {

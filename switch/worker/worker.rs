@@ -66,7 +66,10 @@ pub(crate) struct Setup {
     pub(crate) conntrack: Arc<Conntrack>,
     pub(crate) commands: Receiver<Command>,
     pub(crate) events: Sender<Event>,
-    pub(crate) others: Vec<(Sender<Command>, Arc<Waker>)>,
+    /// Frames that other workers read of flows this one owns.
+    pub(crate) handed: Receiver<Handed>,
+    /// The same of every worker, by number.
+    pub(crate) others: Vec<(Sender<Handed>, Arc<Waker>)>,
     pub(crate) tally: Arc<Tally>,
     pub(crate) epoch: HostInstant,
     pub(crate) busy_poll: Duration,
@@ -125,8 +128,11 @@ impl Worker {
                 told |= event.token() == WAKER;
                 self.note(event, now);
             }
-            if told && !self.obey(now) {
-                return;
+            if told {
+                if !self.obey(now) {
+                    return;
+                }
+                self.take_over_all(now);
             }
             self.serve_ports(now);
             self.serve_relay(now);
@@ -272,23 +278,32 @@ impl Worker {
         Some(drained)
     }
 
+    /// Takes what other workers have handed over; what comes meanwhile wakes us again.
+    fn take_over_all(&mut self, now: Instant) {
+        for _ in 0..self.setup.handed.len() {
+            let Ok(handed) = self.setup.handed.try_recv() else { return };
+            self.take_over(&handed, now);
+        }
+    }
+
     /// A frame that another worker read, of a flow this one owns.
     fn take_over(&mut self, handed: &Handed, now: Instant) {
-        // With the network its counters are gone, too.
+        // A network that was removed meanwhile took its counters along.
         let Some(net) = self.networks.get_mut(&handed.zone) else { return };
         self.burst.hold(&handed.with_header);
         let (frame, offload) = self.burst.frame(0);
         let mut ctx = Context { dp: &mut net.dp, out: &mut self.out, now };
+        let relay = &mut self.setup.relay;
         let taken = offload.and_then(|offload| {
-            let received = Received { port: handed.port, place: 0, frame, offload };
             let packet = Packet::parse(frame, &offload)?;
-            self.setup.relay.flow(handed.key, &received, &packet, &mut ctx)
+            let received = Received { port: handed.port, place: 0, frame, offload };
+            relay.flow(handed.key, &received, &packet, &mut ctx)
         });
         if let Err(reason) = taken {
             // Its reception was counted where it was read; here it is a copy that did not arrive.
             ctx.dp.gateway_counters().not_sent(reason);
         }
-        self.setup.relay.end_burst(&mut ctx);
+        relay.end_burst(&mut ctx);
         self.flush(handed.zone);
     }
 
@@ -400,7 +415,6 @@ impl Worker {
                     self.setup.relay.unpublish(key, &self.setup.conntrack);
                     done.tell();
                 }
-                Command::Take(handed) => self.take_over(&handed, now),
                 Command::Stop => return false,
             }
         }
@@ -445,16 +459,18 @@ impl Worker {
 /// Hands a frame to the worker that owns its flow. The TAP steers a flow's frames to the queue its
 /// answers were written to, so this is for the first frames after a pause.
 fn hand_over(
-    others: &[(Sender<Command>, Arc<Waker>)],
+    others: &[(Sender<Handed>, Arc<Waker>)],
     key: Key,
     zone: Zone,
     port: PortId,
     with_header: &[u8],
 ) -> Result<(), DropReason> {
-    let (commands, waker) = others.get(usize::from(key.worker())).ok_or(DropReason::NoFlow)?;
+    let (frames, waker) = others.get(usize::from(key.worker())).ok_or(DropReason::NoFlow)?;
     let handed = Handed { zone, port, key, with_header: with_header.into() };
-    commands.try_send(Command::Take(handed)).map_err(|_| DropReason::RelayBufferFull)?;
-    waker.wake().map_err(|_| DropReason::RelayBufferFull)
+    frames.try_send(handed).map_err(|_| DropReason::RelayBufferFull)?;
+    // It fails only with the worker gone, and then nothing is left to be carried.
+    let _ = waker.wake();
+    Ok(())
 }
 
 fn add(count: &AtomicU64) {

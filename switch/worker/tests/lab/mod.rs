@@ -93,6 +93,7 @@ impl Lab {
                     max_flows: 2000,
                     max_flows_per_port: 1500,
                     busy_poll: Duration::ZERO,
+                    cpus: Vec::new(),
                 })
             })
             .unwrap();
