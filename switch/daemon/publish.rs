@@ -97,9 +97,7 @@ impl Daemon {
             let gone: Vec<Published> = gone;
             gone
         };
-        for published in gone.iter().rev() {
-            self.switch.unpublish(published.id);
-        }
+        self.take_back(&gone);
         Ok(())
     }
 
@@ -149,9 +147,8 @@ impl Daemon {
     }
 
     fn take_back(&self, made: &[Published]) {
-        for published in made.iter().rev() {
-            self.switch.unpublish(published.id);
-        }
+        let ids: Vec<_> = made.iter().map(|published| published.id).collect();
+        self.switch.unpublish_all(&ids);
     }
 
     /// Refuses before the first bind what would use up the descriptors in the middle.
@@ -178,56 +175,70 @@ impl Daemon {
         made: &mut Vec<Published>,
     ) -> Result<(), Error> {
         for spec in specs {
-            // Made once, and only where a port is to be found.
-            let mut search = None;
-            for (host, container) in spec.pairs() {
-                if let Some(host) = host {
-                    self.bind(inside, spec, (host, container), made)
-                        .map_err(|(listen, error)| self.explain(listen, spec.protocol, error))?;
-                    continue;
-                }
-                let search = search.get_or_insert_with(|| Search {
-                    last: publisher.last_found,
-                    range: Range::of_kernel(),
-                    used: self.used_ports(spec.protocol),
-                });
-                self.bind_free(search, inside, spec, container, made)?;
+            let given: Vec<_> =
+                spec.pairs().filter_map(|(host, container)| Some((host?, container))).collect();
+            if !given.is_empty() {
+                self.bind(inside, spec, &given, made)
+                    .map_err(|(listen, error)| self.explain(listen, spec.protocol, error))?;
+                continue;
+            }
+            let mut search = Search {
+                last: publisher.last_found,
+                range: Range::of_kernel(),
+                used: self.used_ports(spec.protocol),
+            };
+            for (_, container) in spec.pairs() {
+                self.bind_free(&mut search, inside, spec, container, made)?;
                 publisher.last_found = search.last;
             }
         }
         Ok(())
     }
 
-    /// Binds one host port on each address of the spec, or on none; says which could not be.
+    /// Binds host ports, each on every address of the spec, all of them or none; says which could not be.
     fn bind(
         &self,
         inside: &Inside,
         spec: &PublishSpec,
-        (host, container): (u16, u16),
+        pairs: &[(u16, u16)],
         made: &mut Vec<Published>,
     ) -> Result<(), (SocketAddr, io::Error)> {
-        let before = made.len();
-        for listen in listen_addresses(spec.host_ip, host, has_ipv6()) {
-            let publication = Publication {
+        let v6 = has_ipv6();
+        let mut wanted: Vec<_> = pairs
+            .iter()
+            .flat_map(|(host, container)| {
+                listen_addresses(spec.host_ip, *host, v6)
+                    .into_iter()
+                    .map(|listen| (listen, *container))
+            })
+            .collect();
+        loop {
+            let publication = |(listen, container): &(SocketAddr, u16)| Publication {
                 network: inside.network,
                 port: inside.port,
                 protocol: spec.protocol,
-                listen,
+                listen: *listen,
                 to: inside.addresses.clone(),
-                to_port: container,
+                to_port: *container,
             };
-            match self.switch.publish(publication) {
-                Ok(id) => made.push(Published { id, protocol: spec.protocol, listen, container }),
-                // The kernel has IPv6, and it is switched off for this namespace.
-                Err(error)
-                    if spec.host_ip.is_none() && listen.is_ipv6() && lacks_family(&error) => {}
-                Err(error) => {
-                    self.take_back(made.split_off(before).as_slice());
-                    return Err((listen, error));
+            match self.switch.publish_all(wanted.iter().map(publication).collect()) {
+                Ok(ids) => {
+                    made.extend(ids.into_iter().zip(wanted).map(|(id, (listen, container))| {
+                        Published { id, protocol: spec.protocol, listen, container }
+                    }));
+                    return Ok(());
                 }
+                // The kernel has IPv6, and it is switched off for this namespace.
+                Err((place, error))
+                    if spec.host_ip.is_none()
+                        && wanted[place].0.is_ipv6()
+                        && lacks_family(&error) =>
+                {
+                    wanted.retain(|(listen, _)| listen.is_ipv4());
+                }
+                Err((place, error)) => return Err((wanted[place].0, error)),
             }
         }
-        Ok(())
     }
 
     /// Binds the next host port that nobody has.
@@ -240,7 +251,7 @@ impl Daemon {
         made: &mut Vec<Published>,
     ) -> Result<(), Error> {
         for host in search.range.after(search.last).filter(|port| !search.used.contains(port)) {
-            match self.bind(inside, spec, (host, container), made) {
+            match self.bind(inside, spec, &[(host, container)], made) {
                 Ok(()) => {
                     search.last = host;
                     return Ok(());

@@ -86,3 +86,36 @@ impl Flows {
         !self.entries.is_empty()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a map of such slots takes for each: a hash table is between 7/16 and 7/8 full, and has an
+    /// octet of its own for each slot.
+    const fn slot<T>() -> usize {
+        (size_of::<T>() + 1) * 16 / 7
+    }
+
+    /// The product's bound is 512 octets of ours for an idle flow: the mapping, its one flow, and their
+    /// places wherever they are looked up, each table at its emptiest.
+    #[test]
+    fn an_idle_udp_flow_takes_at_most_512_octets() {
+        const COUNTS: usize = 2 * size_of::<usize>();
+        let mapping = COUNTS + size_of::<Mapping>();
+        // A vector of pointers begins with room for four.
+        let flows = 4 * size_of::<Arc<Entry>>();
+        // A slab has a tag for each place, and doubles.
+        let arena = 2 * size_of::<(usize, u16, Arc<Mapping>)>();
+        let name = slot::<((Zone, Protocol, TransportAddr), Arc<Mapping>)>();
+        let entry = COUNTS + size_of::<Entry>();
+        // Conntrack's two tables of pointers, and the line of those that wait for an answer.
+        let tracked = 2 * slot::<Arc<Entry>>() + 2 * size_of::<Arc<Entry>>();
+        let all = mapping + flows + arena + name + entry + tracked;
+        assert!(
+            all <= 512,
+            "{all}: mapping {mapping}, flows {flows}, arena {arena}, name {name}, entry {entry}, \
+             tracked {tracked}"
+        );
+    }
+}

@@ -27,7 +27,7 @@ pub struct Relay {
     publisher: Publisher,
     next_sweep: Option<Instant>,
     /// Whose turn it is of those with more to do: TCP, datagrams, listeners.
-    turn: u8,
+    turn: usize,
 }
 
 impl Relay {
@@ -140,18 +140,13 @@ impl Relay {
 
     /// The next of those, with its network: of each kind in turn, so that none waits for all of another.
     pub fn next_queued(&mut self) -> Option<(Zone, Key)> {
-        for _ in 0..3 {
-            self.turn = (self.turn + 1) % 3;
-            let next = match self.turn {
-                0 => self.tcp.next_queued(),
-                1 => self.datagrams.next_queued(),
-                _ => self.publisher.next_queued(),
-            };
-            if next.is_some() {
-                return next;
-            }
-        }
-        None
+        let Self { tcp, datagrams, publisher, turn, .. } = self;
+        in_turn(
+            turn,
+            [&mut || tcp.next_queued(), &mut || datagrams.next_queued(), &mut || {
+                publisher.next_queued()
+            }],
+        )
     }
 
     /// Gives one of those its share.
@@ -227,5 +222,38 @@ impl Relay {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+}
+
+/// Takes from the first that has something, beginning behind the one that was taken from last.
+fn in_turn<T, const N: usize>(
+    turn: &mut usize,
+    from: [&mut dyn FnMut() -> Option<T>; N],
+) -> Option<T> {
+    for _ in 0..N {
+        *turn = (*turn + 1) % N;
+        if let Some(next) = from[*turn]() {
+            return Some(next);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_has_much_to_do_leaves_turns_to_the_others() {
+        let mut queues = [vec!['a'; 100], vec!['b'; 3], vec!['c'; 2]];
+        let mut turn = 0;
+        let mut served = String::new();
+        let [a, b, c] = &mut queues;
+        for _ in 0..9 {
+            let next = in_turn(&mut turn, [&mut || a.pop(), &mut || b.pop(), &mut || c.pop()]);
+            served.extend(next);
+        }
+        assert_eq!(served, "bcabcabaa");
+        assert_eq!(in_turn::<char, 2>(&mut 0, [&mut || None, &mut || None]), None);
     }
 }

@@ -64,8 +64,8 @@ pub(crate) enum Command {
         done: Done,
     },
     Publish {
-        published: Box<Published>,
-        reply: Sender<io::Result<Key>>,
+        published: Vec<Published>,
+        reply: Sender<io::Result<Vec<Key>>>,
     },
     /// A UDP port of the host is wanted for a published one.
     GiveUpPort {
@@ -74,7 +74,7 @@ pub(crate) enum Command {
         done: Done,
     },
     Unpublish {
-        key: Key,
+        keys: Vec<Key>,
         done: Done,
     },
     Stop,

@@ -279,29 +279,69 @@ impl Switch {
         }
     }
 
-    /// Binds the host socket(s) in the calling thread's namespace and starts serving them.
+    /// Binds the host socket in the calling thread's namespace and starts serving it.
     ///
     /// # Errors
     ///
     /// As `bind(2)`: the address is in use, is not the host's, or needs privilege.
     pub fn publish(&self, publication: Publication) -> io::Result<PublishId> {
-        let published = self.bind(&relay::Publication {
-            zone: Zone(publication.network.0),
-            port: publication.port,
-            protocol: publication.protocol,
-            listen: publication.listen,
-            to: publication.to,
-            to_port: publication.to_port,
-        })?;
+        let made = self.publish_all(vec![publication]).map_err(|(_, error)| error)?;
+        made.first().copied().ok_or_else(|| io::ErrorKind::InvalidInput.into())
+    }
+
+    /// The same for many at once, all of them or none: the workers are asked once, not for each.
+    ///
+    /// # Errors
+    ///
+    /// As [`publish`](Self::publish), with the place of the first that could not be had.
+    pub fn publish_all(
+        &self,
+        publications: Vec<Publication>,
+    ) -> Result<Vec<PublishId>, (usize, io::Error)> {
+        let bind = |(place, publication): (usize, Publication)| {
+            self.bind(&relay::Publication {
+                zone: Zone(publication.network.0),
+                port: publication.port,
+                protocol: publication.protocol,
+                listen: publication.listen,
+                to: publication.to,
+                to_port: publication.to_port,
+            })
+            .map_err(|error| (place, error))
+        };
+        let bound: Vec<_> =
+            publications.into_iter().enumerate().map(bind).collect::<Result<_, _>>()?;
         let mut state = self.state();
-        let id = PublishId(state.next_publish);
-        state.next_publish += 1;
-        let worker = id.0 as usize % self.workers.len();
-        let (reply, answer) = bounded(1);
-        self.workers[worker].tell(Command::Publish { published: Box::new(published), reply });
-        let key = answer.recv_timeout(PATIENCE).map_err(io::Error::other)??;
-        state.published.insert(id, (worker, key));
-        Ok(id)
+        let mut shares: Vec<_> = self.workers.iter().map(|_| (Vec::new(), Vec::new())).collect();
+        let mut ids = Vec::with_capacity(bound.len());
+        for published in bound {
+            let id = PublishId(state.next_publish);
+            state.next_publish += 1;
+            let (own, share) = &mut shares[id.0 as usize % self.workers.len()];
+            own.push(id);
+            share.push(published);
+            ids.push(id);
+        }
+        let mut outcome = Ok(());
+        for (worker, (own, published)) in shares.into_iter().enumerate() {
+            if published.is_empty() {
+                continue;
+            }
+            let (reply, answer) = bounded(1);
+            self.workers[worker].tell(Command::Publish { published, reply });
+            match answer.recv_timeout(PATIENCE).map_err(io::Error::other).flatten() {
+                Ok(keys) => {
+                    let named = own.into_iter().zip(keys.into_iter().map(|key| (worker, key)));
+                    state.published.extend(named);
+                }
+                Err(error) => outcome = outcome.and(Err((0, error))),
+            }
+        }
+        drop(state);
+        if outcome.is_err() {
+            self.unpublish_all(&ids);
+        }
+        outcome.map(|()| ids)
     }
 
     /// Binds a host socket. A UDP port that a container's mapping holds is taken back from it.
@@ -321,11 +361,23 @@ impl Switch {
 
     /// Stops listening. TCP connections that came by it stay until they end.
     pub fn unpublish(&self, id: PublishId) {
-        let Some((worker, key)) = self.state().published.remove(&id) else { return };
-        let (done, answer) = bounded(1);
-        self.workers[worker].tell(Command::Unpublish { key, done: Done(done) });
+        self.unpublish_all(&[id]);
+    }
+
+    /// The same for many at once.
+    pub fn unpublish_all(&self, ids: &[PublishId]) {
+        let mut shares = vec![Vec::new(); self.workers.len()];
+        let mut state = self.state();
+        for (worker, key) in ids.iter().filter_map(|id| state.published.remove(id)) {
+            shares[worker].push(key);
+        }
+        drop(state);
+        let mut shares = shares.into_iter();
         // As for a network.
-        let _ = answer.recv_timeout(PATIENCE);
+        let _ = self.ask_all(|_, done| {
+            let keys = shares.next().filter(|keys| !keys.is_empty())?;
+            Some(Command::Unpublish { keys, done })
+        });
     }
 
     /// Asks every worker and waits for all; the first error is told.

@@ -16,7 +16,7 @@ use mio::event::Event as Readable;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use nat::{Conntrack, Zone};
-use relay::{Context, Key, Readiness, Relay};
+use relay::{Context, Key, Published, Readiness, Relay};
 use smoltcp::time::{Duration as Span, Instant};
 
 use crate::burst::{Burst, Drained};
@@ -405,20 +405,41 @@ impl Worker {
                     done.tell();
                 }
                 Command::Publish { published, reply } => {
-                    let _ = reply.send(self.setup.relay.publish(*published));
+                    let _ = reply.send(self.publish(published));
                 }
                 Command::GiveUpPort { v4, port, done } => {
                     self.setup.relay.give_up_port(v4, port, &self.setup.conntrack);
                     done.tell();
                 }
-                Command::Unpublish { key, done } => {
-                    self.setup.relay.unpublish(key, &self.setup.conntrack);
+                Command::Unpublish { keys, done } => {
+                    self.unpublish(keys);
                     done.tell();
                 }
                 Command::Stop => return false,
             }
         }
         true
+    }
+
+    /// Serves published ports, all of them or none.
+    fn publish(&mut self, published: Vec<Published>) -> io::Result<Vec<Key>> {
+        let mut keys = Vec::with_capacity(published.len());
+        for published in published {
+            match self.setup.relay.publish(published) {
+                Ok(key) => keys.push(key),
+                Err(error) => {
+                    self.unpublish(keys);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(keys)
+    }
+
+    fn unpublish(&mut self, keys: Vec<Key>) {
+        for key in keys {
+            self.setup.relay.unpublish(key, &self.setup.conntrack);
+        }
     }
 
     fn add_port(&self, zone: Zone, id: PortId, queue: &Queue, polled: bool) -> io::Result<()> {

@@ -485,6 +485,45 @@ fn trains_of_the_endpoints_own_pass_whole() {
 }
 
 #[test]
+fn thousands_of_ports_are_published_at_once_all_of_them_or_none() {
+    if !lab::possible() {
+        return;
+    }
+    let lab = Lab::new(3);
+    let container = lab.container(10, Kind::Tap);
+    let range = |ports: std::ops::Range<u16>| {
+        let publications = ports.map(|port| Publication {
+            network: NET,
+            port: container.port,
+            protocol: Protocol::Udp,
+            listen: at("0.0.0.0", port),
+            to: vec![container.addr],
+            to_port: 80,
+        });
+        lab.host.with(|| Ok(lab.switch.publish_all(publications.collect()))).unwrap()
+    };
+    let other = socket_at(&lab.host, at("0.0.0.0", 21_500));
+    let (place, error) = range(20_000..22_000).unwrap_err();
+    assert_eq!((place, error.kind()), (1500, io::ErrorKind::AddrInUse));
+    drop(other);
+    let ids = range(20_000..22_000).unwrap();
+    assert_eq!(ids.len(), 2000);
+    let server = socket_at(&container.netns, at("0.0.0.0", 80));
+    let client = socket_at(&lab.world, at(WORLD, 40_001));
+    let mut buffer = [0; 64];
+    for port in [20_000, 20_001, 21_000, 21_999] {
+        client.send_to(b"request", at(HOST, port)).unwrap();
+        let (len, from) = server.recv_from(&mut buffer).unwrap();
+        server.send_to(&buffer[..len], from).unwrap();
+        assert_eq!(client.recv_from(&mut buffer).unwrap(), (7, at(HOST, port)));
+    }
+    lab.switch.unpublish_all(&ids);
+    for port in [20_000, 20_001, 21_999] {
+        socket_at(&lab.host, at("0.0.0.0", port));
+    }
+}
+
+#[test]
 fn a_refused_flow_is_told_and_counted() {
     if !lab::possible() {
         return;

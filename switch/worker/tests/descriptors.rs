@@ -69,13 +69,18 @@ fn no_client_of_a_published_port_is_forgotten_for_want_of_descriptors() {
     setrlimit(Resource::RLIMIT_NOFILE, highest + 8, hard).unwrap();
     // Whatever becomes free is taken by somebody else at once.
     let shortage = Arc::new(AtomicBool::new(true));
-    let goes_on = Arc::clone(&shortage);
+    let none_left = Arc::new(AtomicBool::new(false));
+    let (goes_on, says) = (Arc::clone(&shortage), Arc::clone(&none_left));
     let taker = std::thread::spawn(move || {
         let mut taken = Vec::new();
         while goes_on.load(Relaxed) {
-            taken.extend(File::open("/dev/null"));
+            match File::open("/dev/null") {
+                Ok(file) => taken.push(file),
+                Err(_) => says.store(true, Relaxed),
+            }
         }
     });
+    wait_for("the last descriptor to be taken", || none_left.load(Relaxed));
     let addr = SockaddrStorage::from(at(HOST, 8080));
     for client in &clients {
         assert_eq!(connect(client.as_raw_fd(), &addr), Err(Errno::EINPROGRESS));
