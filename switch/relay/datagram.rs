@@ -237,7 +237,8 @@ impl Datagrams {
 
     /// Enters a new far side in conntrack and in its mapping.
     fn join(mapping: &Mapping, tuple: Tuple, conntrack: &Conntrack, now: Instant) -> Join {
-        let local = Self::local_towards(mapping, tuple.dst.into());
+        let known = mapping.flows().towards(tuple.dst.addr).map(|entry| entry.reply.dst);
+        let local = known.unwrap_or_else(|| Self::local_towards(mapping, tuple.dst.into()));
         let mut flows = mapping.flows();
         if flows.closed {
             return Join::Closing;
@@ -349,7 +350,7 @@ impl Datagrams {
             entry.count(Direction::Reply, count, octets);
             return true;
         }
-        mapping.flows().lead_to(from.addr)
+        mapping.flows().towards(from.addr).is_some()
     }
 
     /// Tells the container what the error queue has.

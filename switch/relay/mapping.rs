@@ -74,10 +74,10 @@ impl Flows {
         self.entries.insert(at, entry);
     }
 
-    /// Whether any flow leads to that address, to whichever port: a look-up, not a search.
-    pub(crate) fn lead_to(&self, far: IpAddr) -> bool {
+    /// Any flow that leads to that address, to whichever port: a look-up, not a search.
+    pub(crate) fn towards(&self, far: IpAddr) -> Option<&Entry> {
         let at = self.entries.partition_point(|held| held.original.dst.addr < far);
-        self.entries.get(at).is_some_and(|entry| entry.original.dst.addr == far)
+        self.entries.get(at).map(|entry| &**entry).filter(|entry| entry.original.dst.addr == far)
     }
 
     /// Keeps those flows `which` holds for, and says whether there are any.

@@ -257,6 +257,41 @@ fn a_datagram_that_may_not_be_cut_is_answered_with_the_paths_true_mtu() {
 }
 
 #[test]
+fn what_a_router_on_the_way_says_of_the_mtu_reaches_the_container() {
+    if !lab::possible() {
+        return;
+    }
+    let lab = Lab::new(1);
+    let container = lab.container(10, Kind::Tap);
+    let far = netns::Netns::create().unwrap();
+    netns::link::create_veth_pair("narrow", &lab.world, "far", &far).unwrap();
+    for (netns, ifname, addr) in
+        [(&lab.world, "narrow", "203.0.113.1/24"), (&far, "far", "203.0.113.2/24")]
+    {
+        netns
+            .enter(|| {
+                netns::link::set_mtu(ifname, 1300)?;
+                netns::link::add_address(ifname, addr.parse().unwrap())?;
+                netns::link::set_up(ifname)
+            })
+            .unwrap();
+    }
+    far.enter(|| {
+        netns::link::add_route("0.0.0.0/0".parse().unwrap(), "203.0.113.1".parse().unwrap())
+    })
+    .unwrap();
+    let sink = socket_at(&far, at("203.0.113.2", 7001));
+    let inside = socket_at(&container.netns, at("0.0.0.0", 40_000));
+    inside.connect(at("203.0.113.2", 7001)).unwrap();
+    set_may_fragment(&inside, true, false).unwrap();
+    inside.send(&[1; 1472]).unwrap();
+    wait_for("the path's MTU", || path_mtu(&inside, true).unwrap() == 1300);
+    wait_for("the error to be taken note of", || inside.take_error().unwrap().is_none());
+    inside.send(&[2; 1272]).unwrap();
+    assert_eq!(sink.recv(&mut [0; 2048]).unwrap(), 1272);
+}
+
+#[test]
 fn a_published_servers_long_answer_is_told_the_paths_mtu_too() {
     if !lab::possible() {
         return;
