@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod checksum;
 pub mod conntrack;
 pub mod entry;
 mod index;
