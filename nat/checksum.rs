@@ -170,6 +170,12 @@ impl PseudoSum {
         Self(replaced(self.0, Sum::word(old), Sum::word(new)))
     }
 
+    /// The same for any run of words of the pseudo-header.
+    #[must_use]
+    pub const fn replace_sum(self, old: Sum, new: Sum) -> Self {
+        Self(replaced(self.0, old, new))
+    }
+
     /// The field once an address of the pseudo-header goes from `old` to `new`.
     #[must_use]
     pub fn replace_address(self, old: IpAddr, new: IpAddr) -> Self {

@@ -11,12 +11,13 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use smoltcp::time::Instant;
 
-use crate::entry::{Account, Entry, Owner, Zone};
+use crate::entry::Entry;
 use crate::index::Index;
 use crate::roll::Rolls;
 use crate::state::Direction;
 use crate::timeouts::{Profile, Timeouts};
 use crate::tuple::Tuple;
+use crate::zone::{Account, Owner, Zone};
 
 /// Flows dropped early for one newcomer before it is refused: one is enough, unless other workers take
 /// the room at the same time.
@@ -55,7 +56,7 @@ pub struct Conntrack {
     next_swept: AtomicUsize,
     capacity: usize,
     quota: usize,
-    timeouts: &'static Timeouts,
+    timeouts: Timeouts,
 }
 
 impl Conntrack {
@@ -70,7 +71,7 @@ impl Conntrack {
             next_swept: AtomicUsize::new(0),
             capacity,
             quota: capacity,
-            timeouts: Timeouts::of(profile),
+            timeouts: *Timeouts::of(profile),
         }
     }
 
@@ -78,6 +79,12 @@ impl Conntrack {
     #[must_use]
     pub fn with_quota(self, quota: usize) -> Self {
         Self { quota, ..self }
+    }
+
+    /// The same table with other idle times than its profile's.
+    #[must_use]
+    pub fn with_timeouts(self, timeouts: Timeouts) -> Self {
+        Self { timeouts, ..self }
     }
 
     /// Enters a flow, both tuples or none, and counts it against `account`.
@@ -153,6 +160,18 @@ impl Conntrack {
         self.index.find(zone, tuple, |_, entry| Arc::clone(entry))
     }
 
+    /// The entry a packet with that tuple belongs to, and which way the packet travels. A flow of no
+    /// owner that has been silent for too long is forgotten instead.
+    pub fn find(&self, zone: Zone, tuple: Tuple, now: Instant) -> Option<(Direction, Arc<Entry>)> {
+        let found = self.index.find(zone, tuple, |direction, entry| (direction, Arc::clone(entry)));
+        let (direction, entry) = found?;
+        if entry.owner() == Owner::NONE && entry.expires_at(&self.timeouts) <= now {
+            self.remove(&entry);
+            return None;
+        }
+        Some((direction, entry))
+    }
+
     /// Forgets a flow, both directions. Forgetting one that is not there does nothing.
     pub fn remove(&self, entry: &Entry) {
         if self.uncount(entry) {
@@ -202,15 +221,15 @@ impl Conntrack {
         let first = self.next_swept.fetch_add(part, Relaxed);
         let over = (first..first + part).flat_map(|shard| {
             self.index.of_shard(shard % shards, |entry| {
-                entry.owner() == Owner::NONE && entry.expires_at(self.timeouts) <= now
+                entry.owner() == Owner::NONE && entry.expires_at(&self.timeouts) <= now
             })
         });
         over.inspect(|entry| self.remove(entry)).count()
     }
 
     /// The idle times in force.
-    pub const fn timeouts(&self) -> &'static Timeouts {
-        self.timeouts
+    pub const fn timeouts(&self) -> &Timeouts {
+        &self.timeouts
     }
 
     /// Tracked flows.
@@ -384,10 +403,17 @@ mod tests {
         assert_eq!(expire(&table, NOW + Duration::from_secs(119)), 0);
         entry.note(Direction::Reply, 1, 100, NOW + Duration::from_secs(119));
         assert_eq!(expire(&table, NOW + Duration::from_secs(119 + 299)), 0);
-        entry.set_owner(Owner(7));
-        assert_eq!(expire(&table, NOW + Duration::from_secs(119 + 300)), 0, "its owner judges");
-        entry.set_owner(Owner::NONE);
         assert_eq!(expire(&table, NOW + Duration::from_secs(119 + 300)), 1);
         assert!(table.is_empty());
+    }
+
+    #[test]
+    fn an_owner_judges_the_silence_of_its_own_flows() {
+        let table = Conntrack::new(8, Profile::Rfc);
+        let original = flow(Protocol::Udp, 1).original;
+        let owner = Owner(7);
+        let owned = Entry::new(ZONE, Direction::Original, original, original.inverse(), owner, NOW);
+        table.insert(ALICE, owned).unwrap();
+        assert_eq!(expire(&table, NOW + Duration::from_secs(1_000_000)), 0);
     }
 }

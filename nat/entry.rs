@@ -5,30 +5,18 @@
 //! entry, found by either tuple. Its state is made of atomics, so that whichever worker carries a
 //! packet can note it without a lock.
 
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering::AcqRel, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use smoltcp::time::{Duration, Instant};
 
+use crate::mapping::Mapping;
 use crate::state::{Direction, TcpFlags, TcpState};
 use crate::timeouts::Timeouts;
 use crate::tuple::{Protocol, Tuple};
-
-/// A network whose flows are told apart from every other's, as `nf_conntrack_zone` does.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Zone(pub u16);
-
-/// Who handles the packets of a flow, in terms of the caller; this crate only keeps it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Owner(pub u64);
-
-impl Owner {
-    /// Nobody: conntrack itself forgets the flow when it has been silent for its idle time.
-    pub const NONE: Self = Self(0);
-}
-
-/// Whose quota a flow counts against, in terms of the caller: a container's port, as a rule.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Account(pub u32);
+use crate::window::{Believed, OutOfWindow, Segment, Windows};
+use crate::zone::{Account, Owner, Zone};
 
 /// Where an entry stands to the table. It goes through these once, in order.
 #[repr(u8)]
@@ -36,6 +24,27 @@ enum Phase {
     Outside,
     Tracked,
     Ended,
+}
+
+/// Who keeps a flow, and what that keeper needs of it. Only conntrack itself looks into segments, and
+/// only a flow of an owner has another state elsewhere: none pays for both.
+#[derive(Debug)]
+enum Keeper {
+    Owner(AtomicU64),
+    Conntrack {
+        windows: Mutex<Windows>,
+        /// The external port it is shown with.
+        mapping: Option<Arc<Mapping>>,
+    },
+}
+
+impl Keeper {
+    fn of(owner: Owner) -> Self {
+        match owner {
+            Owner::NONE => Self::Conntrack { windows: Mutex::default(), mapping: None },
+            owner => Self::Owner(AtomicU64::new(owner.0)),
+        }
+    }
 }
 
 /// One tracked flow.
@@ -51,7 +60,7 @@ pub struct Entry {
     /// The tuple its answers carry where they come in; differs from the inverse of `original` just
     /// where something is translated.
     pub reply: Tuple,
-    owner: AtomicU64,
+    keeper: Keeper,
     /// Microseconds on the clock of the caller's [`Instant`].
     last_seen: AtomicI64,
     reply_zone: Zone,
@@ -81,7 +90,7 @@ impl Entry {
             reply,
             reply_zone: zone,
             account: Account::default(),
-            owner: AtomicU64::new(owner.0),
+            keeper: Keeper::of(owner),
             last_seen: AtomicI64::new(now.total_micros()),
             state: AtomicU8::new(TcpState::None as u8),
             replied: AtomicU8::new(0),
@@ -93,13 +102,43 @@ impl Entry {
 
     /// The same flow with its answers coming in by another network.
     #[must_use]
-    pub const fn answered_in(self, zone: Zone) -> Self {
-        Self { reply_zone: zone, ..self }
+    pub const fn answered_in(mut self, zone: Zone) -> Self {
+        self.reply_zone = zone;
+        self
+    }
+
+    /// The same flow, which holds `mapping` while it lasts. Not for a flow of an owner's, which holds
+    /// what it needs itself.
+    #[must_use]
+    pub(crate) fn holding(mut self, held: Arc<Mapping>) -> Self {
+        let remote = self.remote();
+        if let Keeper::Conntrack { mapping, .. } = &mut self.keeper {
+            held.join(remote);
+            *mapping = Some(held);
+        }
+        self
     }
 
     /// The same flow, counted against `account`.
-    pub(crate) const fn charged_to(self, account: Account) -> Self {
-        Self { account, ..self }
+    pub(crate) const fn charged_to(mut self, account: Account) -> Self {
+        self.account = account;
+        self
+    }
+
+    /// The mapping it holds.
+    pub fn mapping(&self) -> Option<&Arc<Mapping>> {
+        match &self.keeper {
+            Keeper::Conntrack { mapping, .. } => mapping.as_ref(),
+            Keeper::Owner(_) => None,
+        }
+    }
+
+    /// The far side's address, as the far side writes it.
+    const fn remote(&self) -> IpAddr {
+        match self.from_inside {
+            Direction::Original => self.original.dst.addr,
+            Direction::Reply => self.original.src.addr,
+        }
     }
 
     /// The network its answers come in by.
@@ -139,12 +178,35 @@ impl Entry {
 
     /// Who handles this flow's packets.
     pub fn owner(&self) -> Owner {
-        Owner(self.owner.load(Relaxed))
+        match &self.keeper {
+            Keeper::Owner(owner) => Owner(owner.load(Relaxed)),
+            Keeper::Conntrack { .. } => Owner::NONE,
+        }
     }
 
-    /// Hands the flow to another owner.
-    pub fn set_owner(&self, owner: Owner) {
-        self.owner.store(owner.0, Relaxed);
+    /// Hands the flow of an owner to another.
+    pub fn set_owner(&self, new: Owner) {
+        if let Keeper::Owner(owner) = &self.keeper {
+            owner.store(new.0, Relaxed);
+        }
+    }
+
+    /// Whether a segment can belong to this connection, and whether its control bits are to be believed.
+    ///
+    /// # Errors
+    ///
+    /// It cannot; nothing is changed then.
+    pub fn judge(&self, travelling: Direction, segment: &Segment) -> Result<Believed, OutOfWindow> {
+        let Keeper::Conntrack { windows, .. } = &self.keeper else { return Ok(Believed::Yes) };
+        // One connection's segments are one worker's, as a rule: nobody waits here.
+        let mut windows = windows.lock().unwrap_or_else(PoisonError::into_inner);
+        let reopened = segment.flags.syn
+            && !segment.flags.ack
+            && matches!(self.state(), TcpState::TimeWait | TcpState::Close);
+        if reopened {
+            *windows = Windows::default();
+        }
+        windows.judge(travelling, segment)
     }
 
     /// Counts `packets` packets of `octets` octets of IP in all, and keeps the flow alive.
@@ -220,5 +282,13 @@ impl Entry {
     /// Whether source or destination is rewritten on the way.
     pub fn translated(&self) -> bool {
         self.reply != self.original.inverse()
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        if let Some(mapping) = self.mapping() {
+            mapping.part(self.remote());
+        }
     }
 }

@@ -10,9 +10,10 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use hashbrown::HashTable;
 
-use crate::entry::{Entry, Zone};
+use crate::entry::Entry;
 use crate::state::Direction;
 use crate::tuple::Tuple;
+use crate::zone::Zone;
 
 /// Entries of a shard when the table holds its capacity. Tables of 512 slots are filled to seven
 /// eighths at most, which is 448: few shards outgrow that.
@@ -91,13 +92,17 @@ impl Index {
 
     /// Makes that tuple of the entry name nothing, if it named this very entry.
     pub(crate) fn release(&self, entry: &Entry, direction: Direction) {
+        // What goes with the last pointer goes after the lock.
+        drop(self.take(entry, direction));
+    }
+
+    fn take(&self, entry: &Entry, direction: Direction) -> Option<Arc<Entry>> {
         let (zone, tuple) = entry.named(direction);
         let hash = self.hash(zone, tuple);
         let mut shard = self.write(self.shard_of(hash));
         let side = shard.side(direction);
-        if let Ok(slot) = side.find_entry(hash, |held| std::ptr::eq(Arc::as_ptr(held), entry)) {
-            slot.remove();
-        }
+        let own = |held: &Arc<Entry>| std::ptr::eq(Arc::as_ptr(held), entry);
+        let taken = side.find_entry(hash, own).ok().map(|slot| slot.remove().0);
         // Memory goes back once flows have gone; half empty is kept, lest it go to and fro.
         if side.capacity() > 64 && side.len() < side.capacity() / 8 {
             let keep = side.len() * 2;
@@ -106,6 +111,7 @@ impl Index {
                 self.hash(zone, tuple)
             });
         }
+        taken
     }
 
     /// Shards there are.

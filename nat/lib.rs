@@ -1,21 +1,66 @@
 //! Who is rewritten, and how long that is remembered.
 //!
-//! Pure: this crate sees neither a descriptor nor a clock. Read the files in this order:
-//! [`mod@tuple`] (a flow's name), [`state`] (where it stands), [`entry`] (a flow), [`timeouts`] (how long), [`conntrack`] (all flows).
+//! Pure: this crate sees neither a descriptor nor a clock. Octets and a time go in; the octets come out
+//! rewritten, or with a reason. Read the files in the packet's order:
+//!
+//! - what it is: [`mod@tuple`] (a flow's name), [`zone`] (where, and whose), [`headers`] (reading a packet),
+//!   [`fragments`] (packets in pieces);
+//! - what is remembered: [`state`] and [`window`] (a TCP connection), [`timeouts`], [`entry`] (a flow),
+//!   `index`, `roll` and [`conntrack`] (all flows; who pays when there are too many), `pool` and
+//!   [`mapping`] (external ports);
+//! - what becomes of it: [`rules`], [`npt`], [`nat`], `prerouting`, `postrouting`, `unsolicited`,
+//!   [`refused`] and [`why`] (in words);
+//! - how it is rewritten: [`checksum`], `crc`, `rewrite`, `icmp`, `tcp`, `siit`.
+//!
+//! ```text
+//!  packet ▶ gather (pieces) ▶ prerouting ── known flow: both ways at once ──▶ route ▶ postrouting ▶ fits?
+//!                                │ new: rules, then mappings: destination         │ new: source, entry
+//!                                └ ICMP error: by the packet it quotes            └ MSS, MTU, pieces
+//! ```
 
 #![forbid(unsafe_code)]
 
 pub mod checksum;
 pub mod conntrack;
+mod crc;
 pub mod entry;
+pub mod fragments;
+pub mod headers;
+mod icmp;
 mod index;
+pub mod mapping;
+pub mod nat;
+pub mod npt;
+mod pool;
+mod postrouting;
+mod prerouting;
+pub mod refused;
+mod rewrite;
 mod roll;
+pub mod rules;
+mod siit;
 pub mod state;
+mod tcp;
 pub mod timeouts;
 pub mod tuple;
+mod unsolicited;
+pub mod why;
+pub mod window;
+pub mod zone;
 
 pub use conntrack::{Conntrack, Found, InsertError};
-pub use entry::{Account, Entry, Owner, Zone};
+pub use entry::Entry;
+pub use fragments::{Gathered, Whole};
+pub use headers::Headers;
+pub use mapping::{External, Inside, Mapping, Mappings, NoMapping};
+pub use nat::{Config, Egress, Filtering, Ingress, Nat, Passage};
+pub use npt::Npt;
+pub use postrouting::Sent;
+pub use refused::{Reason, Refused, Tell};
+pub use rewrite::Undone;
+pub use rules::{Destination, Match, Rule, Rules, Source};
 pub use state::{Direction, TcpFlags, TcpState};
 pub use timeouts::{Profile, Timeouts};
 pub use tuple::{Protocol, TransportAddr, Tuple};
+pub use why::{NoNotes, Note, Notes};
+pub use zone::{Account, Owner, Zone};

@@ -10,7 +10,8 @@ use std::sync::{Arc, Weak};
 
 use dashmap::DashMap;
 
-use crate::entry::{Account, Entry};
+use crate::entry::Entry;
+use crate::zone::Account;
 
 /// Every account's flows.
 #[derive(Debug, Default)]

@@ -29,10 +29,12 @@ impl Direction {
 ///
 /// ```text
 ///   None ─SYN→ SynSent ─SYN,ACK← SynRecv ─ACK→ Established ─FIN⇄ FinWait ─ACK⇄ CloseWait
-///                                                  FinWait, CloseWait ─other FIN⇄ LastAck ─ACK⇄ TimeWait
-///    any ─RST⇄ Close
+///                 └─SYN← SynSent2 ─SYN,ACK⇄ SynRecv          FinWait, CloseWait ─FIN⇄ LastAck ─ACK⇄ TimeWait
+///   None ─ACK→ Established            (picked up in the middle)
+///    any ─RST⇄ Close ─ACK⇄ Established (the reset was not meant, RFC 7857 §2.2)
 /// ```
-/// `→` is the original direction, `←` the reply, `⇄` either.
+/// `→` is the original direction, `←` the reply, `⇄` either. `SynSent2` is a simultaneous open (RFC 9293
+/// §3.5, figure 8).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u8)]
 pub enum TcpState {
@@ -41,6 +43,8 @@ pub enum TcpState {
     None,
     /// A SYN went out.
     SynSent,
+    /// SYNs went both ways, and neither was acknowledged yet.
+    SynSent2,
     /// The SYN was answered.
     SynRecv,
     /// Both sides know of each other.
@@ -58,9 +62,10 @@ pub enum TcpState {
 }
 
 impl TcpState {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::None,
         Self::SynSent,
+        Self::SynSent2,
         Self::SynRecv,
         Self::Established,
         Self::FinWait,
@@ -81,6 +86,7 @@ impl TcpState {
         match self {
             Self::None => "NONE",
             Self::SynSent => "SYN_SENT",
+            Self::SynSent2 => "SYN_SENT2",
             Self::SynRecv => "SYN_RECV",
             Self::Established => "ESTABLISHED",
             Self::FinWait => "FIN_WAIT",
@@ -100,13 +106,17 @@ impl TcpState {
         }
         match (self, travelling) {
             (Self::None | Self::Close | Self::TimeWait, Original) if flags.syn => Self::SynSent,
+            (Self::None, Original) if flags.ack && !flags.fin => Self::Established,
             (Self::SynSent, Reply) if flags.syn && flags.ack => Self::SynRecv,
+            (Self::SynSent, Reply) if flags.syn => Self::SynSent2,
+            (Self::SynSent2, _) if flags.syn && flags.ack => Self::SynRecv,
             (Self::SynRecv, Original) if flags.fin => Self::FinWait,
             (Self::SynRecv, Original) if flags.ack => Self::Established,
             (Self::Established, _) if flags.fin => Self::FinWait,
             (Self::FinWait | Self::CloseWait, _) if flags.fin => Self::LastAck,
             (Self::FinWait, _) if flags.ack => Self::CloseWait,
             (Self::LastAck, _) if flags.ack => Self::TimeWait,
+            (Self::Close, _) if flags.ack && !flags.syn => Self::Established,
             (unchanged, _) => unchanged,
         }
     }
@@ -161,6 +171,32 @@ mod tests {
             state = state.next(travelling, flags);
             assert_eq!(state, expected, "after {travelling:?} {flags:?}");
         }
+    }
+
+    #[test]
+    fn both_sides_may_open_at_once() {
+        use Direction::{Original, Reply};
+        let story = [
+            (Original, SYN, TcpState::SynSent),
+            (Reply, SYN, TcpState::SynSent2),
+            (Original, SYN_ACK, TcpState::SynRecv),
+            (Reply, SYN_ACK, TcpState::SynRecv),
+            (Original, ACK, TcpState::Established),
+        ];
+        let mut state = TcpState::None;
+        for (travelling, flags, expected) in story {
+            state = state.next(travelling, flags);
+            assert_eq!(state, expected, "after {travelling:?} {flags:?}");
+        }
+    }
+
+    #[test]
+    fn traffic_after_a_reset_says_that_it_was_not_meant() {
+        let reset = TcpState::Established.next(Direction::Reply, RST);
+        assert_eq!(reset, TcpState::Close);
+        assert_eq!(reset.next(Direction::Original, ACK), TcpState::Established);
+        assert_eq!(reset.next(Direction::Reply, RST), TcpState::Close);
+        assert_eq!(reset.next(Direction::Original, SYN), TcpState::SynSent);
     }
 
     #[test]

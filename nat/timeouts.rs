@@ -7,7 +7,7 @@
 use smoltcp::time::Duration;
 
 use crate::state::TcpState;
-use crate::tuple::Protocol;
+use crate::tuple::{GRE, Protocol, SCTP};
 
 /// Which table of idle times is in force.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -19,11 +19,13 @@ pub enum Profile {
     Linux,
 }
 
-/// Idle times of one profile.
+/// Idle times. Begin with a profile's and change what must differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
-    /// TCP before both sides have spoken.
-    pub tcp_opening: Duration,
+    /// TCP when only a SYN was seen, or one from either side.
+    pub tcp_syn_sent: Duration,
+    /// TCP when the SYN was answered.
+    pub tcp_syn_recv: Duration,
     /// TCP while established.
     pub tcp_established: Duration,
     /// TCP once one side has sent a FIN.
@@ -36,6 +38,9 @@ pub struct Timeouts {
     pub tcp_time_wait: Duration,
     /// TCP after a reset.
     pub tcp_close: Duration,
+    /// TCP while data is not acknowledged: picked up in the middle, or sent again and again. Never more
+    /// than the state allows.
+    pub tcp_unacknowledged: Duration,
     /// UDP that was never answered.
     pub udp_unreplied: Duration,
     /// UDP that was answered.
@@ -44,8 +49,20 @@ pub struct Timeouts {
     pub udp_query: Duration,
     /// ICMP and ICMPv6 queries.
     pub icmp: Duration,
+    /// SCTP that was never answered.
+    pub sctp_unreplied: Duration,
+    /// SCTP that was answered.
+    pub sctp_established: Duration,
+    /// GRE that was never answered.
+    pub gre: Duration,
+    /// GRE that was answered.
+    pub gre_stream: Duration,
     /// Every other protocol.
     pub generic: Duration,
+    /// A piece of an IPv4 packet, waiting for the others.
+    pub fragment_v4: Duration,
+    /// A piece of an IPv6 packet, waiting for the others.
+    pub fragment_v6: Duration,
 }
 
 /// UDP destinations whose exchange is one question and one answer: DNS and NTP.
@@ -53,39 +70,56 @@ pub const SHORT_LIVED_PORTS: [u16; 2] = [53, 123];
 
 impl Timeouts {
     /// RFC 5382 REQ-5: 7,440 s established, 240 s otherwise; RFC 4787 REQ-5: UDP 120 s at least and
-    /// 300 s advised; RFC 5508 REQ-2: ICMP queries 60 s.
+    /// 300 s advised; RFC 5508 REQ-2: ICMP queries 60 s. Reassembly as Linux has it (`ipfrag_time`,
+    /// `ip6frag_time`; RFC 8200 §4.5 says 60 s).
     ///
     /// An established connection gets a day, not just two hours and four minutes: a relay keeps it
     /// alive with probes of its own, and Linux would keep it for five days.
     pub const RFC: Self = Self {
-        tcp_opening: Duration::from_secs(240),
+        tcp_syn_sent: Duration::from_secs(240),
+        tcp_syn_recv: Duration::from_secs(240),
         tcp_established: Duration::from_secs(86_400),
         tcp_fin_wait: Duration::from_secs(240),
         tcp_close_wait: Duration::from_secs(240),
         tcp_last_ack: Duration::from_secs(240),
         tcp_time_wait: Duration::from_secs(240),
         tcp_close: Duration::from_secs(240),
+        tcp_unacknowledged: Duration::from_secs(300),
         udp_unreplied: Duration::from_secs(120),
         udp_stream: Duration::from_secs(300),
         udp_query: Duration::from_secs(10),
         icmp: Duration::from_secs(60),
+        sctp_unreplied: Duration::from_secs(30),
+        sctp_established: Duration::from_secs(210),
+        gre: Duration::from_secs(120),
+        gre_stream: Duration::from_secs(300),
         generic: Duration::from_secs(600),
+        fragment_v4: Duration::from_secs(30),
+        fragment_v6: Duration::from_secs(60),
     };
 
     /// What an unconfigured Linux kernel does.
     pub const LINUX: Self = Self {
-        tcp_opening: Duration::from_secs(120),
+        tcp_syn_sent: Duration::from_secs(120),
+        tcp_syn_recv: Duration::from_secs(60),
         tcp_established: Duration::from_secs(432_000),
         tcp_fin_wait: Duration::from_secs(120),
         tcp_close_wait: Duration::from_secs(60),
         tcp_last_ack: Duration::from_secs(30),
         tcp_time_wait: Duration::from_secs(120),
         tcp_close: Duration::from_secs(10),
+        tcp_unacknowledged: Duration::from_secs(300),
         udp_unreplied: Duration::from_secs(30),
         udp_stream: Duration::from_secs(120),
         udp_query: Duration::from_secs(120),
         icmp: Duration::from_secs(30),
+        sctp_unreplied: Duration::from_secs(30),
+        sctp_established: Duration::from_secs(210),
+        gre: Duration::from_secs(30),
+        gre_stream: Duration::from_secs(180),
         generic: Duration::from_secs(600),
+        fragment_v4: Duration::from_secs(30),
+        fragment_v6: Duration::from_secs(60),
     };
 
     /// The idle times of `profile`.
@@ -109,7 +143,8 @@ impl Timeouts {
     ) -> Duration {
         match protocol {
             Protocol::Tcp => match state {
-                TcpState::None | TcpState::SynSent | TcpState::SynRecv => self.tcp_opening,
+                TcpState::None | TcpState::SynSent | TcpState::SynSent2 => self.tcp_syn_sent,
+                TcpState::SynRecv => self.tcp_syn_recv,
                 TcpState::Established => self.tcp_established,
                 TcpState::FinWait => self.tcp_fin_wait,
                 TcpState::CloseWait => self.tcp_close_wait,
@@ -121,6 +156,10 @@ impl Timeouts {
             Protocol::Udp if SHORT_LIVED_PORTS.contains(&dst_port) => self.udp_query,
             Protocol::Udp => self.udp_stream,
             Protocol::Icmp | Protocol::Icmpv6 => self.icmp,
+            Protocol::Other(SCTP) if replied => self.sctp_established,
+            Protocol::Other(SCTP) => self.sctp_unreplied,
+            Protocol::Other(GRE) if replied => self.gre_stream,
+            Protocol::Other(GRE) => self.gre,
             Protocol::Other(_) => self.generic,
         }
     }

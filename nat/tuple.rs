@@ -7,6 +7,12 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
+/// IP protocol of SCTP (RFC 9260). It has ports where TCP has them.
+pub const SCTP: u8 = 132;
+
+/// IP protocol of GRE (RFC 2784), which has addresses only.
+pub const GRE: u8 = 47;
+
 /// What the flow speaks above IP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Protocol {
@@ -18,7 +24,7 @@ pub enum Protocol {
     Icmp,
     /// ICMPv6 queries (RFC 4443), IP protocol 58.
     Icmpv6,
-    /// Any other, by its IP protocol number; it has addresses only.
+    /// Any other, by its IP protocol number. It has addresses only, except SCTP, UDP-Lite and DCCP.
     Other(u8),
 }
 
@@ -47,6 +53,14 @@ impl Protocol {
         }
     }
 
+    /// Whether flows are told apart by ports, a source and a destination port in the first four octets.
+    #[must_use]
+    pub const fn has_ports(self) -> bool {
+        const DCCP: u8 = 33;
+        const UDP_LITE: u8 = 136;
+        matches!(self, Self::Tcp | Self::Udp | Self::Other(SCTP | UDP_LITE | DCCP))
+    }
+
     /// Whether flows are told apart by an ICMP identifier instead of two ports.
     #[must_use]
     pub const fn is_query(self) -> bool {
@@ -61,6 +75,8 @@ impl fmt::Display for Protocol {
             Self::Udp => f.pad("udp"),
             Self::Icmp => f.pad("icmp"),
             Self::Icmpv6 => f.pad("icmpv6"),
+            Self::Other(SCTP) => f.pad("sctp"),
+            Self::Other(GRE) => f.pad("gre"),
             Self::Other(_) => f.pad("unknown"),
         }
     }

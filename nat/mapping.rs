@@ -1,0 +1,390 @@
+//! Mappings: which external address and port an inside address and port is shown with.
+//!
+//! Read RFC 4787 §4 and RFC 5382 §4. A mapping is made once for an inside address and port and serves
+//! whatever it speaks to (endpoint-independent, REQ-1). Flows hold it; the last one to go gives
+//! its port back, so no path can leak one, and none is ever shared (REQ-3) nor taken away.
+
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hasher};
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use dashmap::DashMap;
+use smoltcp::time::Instant;
+use smoltcp::wire::IpCidr;
+
+use crate::pool::{Kind, Pool, Wish};
+use crate::tuple::{Protocol, TransportAddr};
+use crate::zone::{Account, Zone};
+
+/// Which external address somebody is shown with, and on which side of the NAT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct External {
+    /// The zone that sees it: as a rule an uplink's.
+    pub zone: Zone,
+    /// The address.
+    pub addr: IpAddr,
+}
+
+/// One inside address and port, as it is named on its own side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Inside {
+    /// The network it is in.
+    pub zone: Zone,
+    /// TCP, UDP, or another with ports or identifiers.
+    pub protocol: Protocol,
+    /// Address and port, or identifier.
+    pub at: TransportAddr,
+}
+
+/// Why a mapping could not be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoMapping {
+    /// Every port of that range is held.
+    Exhausted,
+    /// The account holds as many as it may.
+    Quota,
+}
+
+/// What an inside address and port is shown with, while anybody holds it.
+#[derive(Debug)]
+pub struct Mapping {
+    inside: Inside,
+    external: External,
+    port: u16,
+    account: Account,
+    remotes: Mutex<Remotes>,
+    tables: Arc<Tables>,
+}
+
+impl Mapping {
+    /// The inside address and port.
+    #[must_use]
+    pub const fn inside(&self) -> Inside {
+        self.inside
+    }
+
+    /// The zone that sees the external address.
+    #[must_use]
+    pub const fn zone(&self) -> Zone {
+        self.external.zone
+    }
+
+    /// The external address and port.
+    #[must_use]
+    pub const fn external(&self) -> TransportAddr {
+        TransportAddr::new(self.external.addr, self.port)
+    }
+
+    /// Whose quota it counts against.
+    #[must_use]
+    pub const fn account(&self) -> Account {
+        self.account
+    }
+
+    /// Whether the inside port is the external one, too.
+    #[must_use]
+    pub const fn is_preserved(&self) -> bool {
+        self.inside.at.port == self.port
+    }
+
+    /// Whether a flow with that far side is under way: what address-dependent filtering asks.
+    pub(crate) fn speaks_to(&self, remote: IpAddr) -> bool {
+        match &*self.remotes() {
+            Remotes::None => false,
+            Remotes::One(held, _) => *held == remote,
+            Remotes::Many(held) => held.contains_key(&remote),
+        }
+    }
+
+    /// A flow with that far side begins.
+    pub(crate) fn join(&self, remote: IpAddr) {
+        let mut remotes = self.remotes();
+        *remotes = match std::mem::take(&mut *remotes) {
+            Remotes::None => Remotes::One(remote, 1),
+            Remotes::One(held, count) if held == remote => Remotes::One(held, count + 1),
+            Remotes::One(held, count) => {
+                Remotes::Many(Box::new(HashMap::from([(held, count), (remote, 1)])))
+            }
+            Remotes::Many(mut held) => {
+                *held.entry(remote).or_default() += 1;
+                Remotes::Many(held)
+            }
+        };
+    }
+
+    /// A flow with that far side is over.
+    pub(crate) fn part(&self, remote: IpAddr) {
+        let mut remotes = self.remotes();
+        match &mut *remotes {
+            Remotes::One(held, count) if *held == remote => {
+                *count -= 1;
+                if *count == 0 {
+                    *remotes = Remotes::None;
+                }
+            }
+            Remotes::Many(held) => {
+                if let Some(count) = held.get_mut(&remote) {
+                    *count -= 1;
+                    if *count == 0 {
+                        held.remove(&remote);
+                    }
+                }
+            }
+            Remotes::None | Remotes::One(..) => {}
+        }
+    }
+
+    fn remotes(&self) -> MutexGuard<'_, Remotes> {
+        self.remotes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        let tables = &self.tables;
+        let own = |held: &Weak<Self>| std::ptr::eq(held.as_ptr(), self);
+        tables.by_inside.remove_if(&(self.inside, self.external), |_, held| own(held));
+        let name = (self.external.zone, self.inside.protocol, self.external());
+        tables.by_external.remove_if(&name, |_, held| own(held));
+        if let Some(pool) = tables.pools.get(&(self.external, self.inside.protocol)) {
+            pool.give(self.port, who(self.inside));
+        }
+        if let Some(mut held) = tables.of_account.get_mut(&self.account) {
+            *held = held.saturating_sub(1);
+        }
+        tables.of_account.remove_if(&self.account, |_, held| *held == 0);
+    }
+}
+
+/// The far sides of a mapping's flows, and how many flows each has. Most have one.
+#[derive(Debug, Default)]
+enum Remotes {
+    #[default]
+    None,
+    One(IpAddr, u32),
+    #[expect(clippy::box_collection, reason = "keeps the common case small")]
+    Many(Box<HashMap<IpAddr, u32>>),
+}
+
+/// Ports that are not to be handed out, of these addresses (of all, if `None`) and that protocol (of any).
+pub(crate) type Published = (Option<IpCidr>, Option<Protocol>, RangeInclusive<u16>);
+
+/// What mappings unregister from when they go.
+#[derive(Debug)]
+struct Tables {
+    by_inside: DashMap<(Inside, External), Weak<Mapping>>,
+    by_external: DashMap<(Zone, Protocol, TransportAddr), Weak<Mapping>>,
+    pools: DashMap<(External, Protocol), Pool>,
+    of_account: DashMap<Account, usize>,
+    published: Mutex<Vec<Published>>,
+}
+
+impl Default for Tables {
+    fn default() -> Self {
+        Self {
+            by_inside: DashMap::with_shard_amount(SHARDS),
+            by_external: DashMap::with_shard_amount(SHARDS),
+            pools: DashMap::new(),
+            of_account: DashMap::new(),
+            published: Mutex::default(),
+        }
+    }
+}
+
+/// Shards of the large maps: enough that one is locked briefly even while it grows.
+const SHARDS: usize = 256;
+
+/// All mappings. No account has more than its quota; an address has as many as it has ports, and who
+/// asks for one more is refused.
+#[derive(Debug)]
+pub struct Mappings {
+    tables: Arc<Tables>,
+    quota: usize,
+    secret: [u8; 16],
+    /// How many were made: each begins its search elsewhere.
+    made: AtomicU64,
+}
+
+impl Mappings {
+    /// None yet, and at most `quota` for an account. `secret` is random and kept: ports are chosen by it.
+    #[must_use]
+    pub fn new(quota: usize, secret: [u8; 16]) -> Self {
+        Self { tables: Arc::new(Tables::default()), quota, secret, made: AtomicU64::new(0) }
+    }
+
+    /// The mapping of an inside address and port, made now if there is none. Its port is the inside one if
+    /// that is free, else one nobody can guess (RFC 6056 §3.3.3, with a counter in the hash).
+    ///
+    /// # Errors
+    ///
+    /// No port is left, or the account has too many.
+    pub fn lease(
+        &self,
+        inside: Inside,
+        external: External,
+        account: Account,
+        now: Instant,
+    ) -> Result<Arc<Mapping>, NoMapping> {
+        // A mapping must not be dropped while one of these maps is locked: dropping locks them.
+        let known = self.tables.by_inside.get(&(inside, external)).and_then(|held| held.upgrade());
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        self.charge(account)?;
+        let random = self.random(inside, external);
+        let wish = Wish { port: inside.at.port, who: who(inside), random };
+        let pool = (external, inside.protocol);
+        let taken = match self.tables.pools.get(&pool) {
+            Some(pool) => pool.take(wish, now),
+            None => self
+                .tables
+                .pools
+                .entry(pool)
+                .or_insert_with(|| self.new_pool(external, inside.protocol))
+                .take(wish, now),
+        };
+        let Some(port) = taken else {
+            self.refund(account);
+            return Err(NoMapping::Exhausted);
+        };
+        let mapping = Arc::new(Mapping {
+            inside,
+            external,
+            port,
+            account,
+            remotes: Mutex::default(),
+            tables: Arc::clone(&self.tables),
+        });
+        let name = (external.zone, inside.protocol, mapping.external());
+        self.tables.by_external.insert(name, Arc::downgrade(&mapping));
+        let quicker = {
+            let mut held = self.tables.by_inside.entry((inside, external)).or_default();
+            let quicker = held.upgrade();
+            if quicker.is_none() {
+                *held = Arc::downgrade(&mapping);
+            }
+            quicker
+        };
+        // If another worker was quicker, its mapping is the one, and ours goes.
+        Ok(quicker.unwrap_or(mapping))
+    }
+
+    /// Who is behind an external address and port.
+    #[must_use]
+    pub fn behind(
+        &self,
+        zone: Zone,
+        protocol: Protocol,
+        external: TransportAddr,
+    ) -> Option<Arc<Mapping>> {
+        self.tables.by_external.get(&(zone, protocol, external)).and_then(|held| held.upgrade())
+    }
+
+    /// Keeps the ports of published ranges from being handed out. What was said before is forgotten.
+    pub(crate) fn reserve(&self, published: Vec<Published>) {
+        *self.published() = published;
+        for pool in &self.tables.pools {
+            let (external, protocol) = *pool.key();
+            pool.reserve(&self.reserved(external, protocol));
+        }
+    }
+
+    /// Forgets the ports of an address nobody has any more.
+    pub fn forget(&self, external: External) {
+        self.tables.pools.retain(|(of, _), pool| *of != external || pool.held() > 0);
+    }
+
+    /// Mappings there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.tables.by_external.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Mappings of one account.
+    #[must_use]
+    pub fn len_of(&self, account: Account) -> usize {
+        self.tables.of_account.get(&account).map_or(0, |held| *held)
+    }
+
+    /// Ports held of one address and protocol.
+    #[must_use]
+    pub fn held(&self, external: External, protocol: Protocol) -> usize {
+        self.tables.pools.get(&(external, protocol)).map_or(0, |pool| pool.held())
+    }
+
+    fn charge(&self, account: Account) -> Result<(), NoMapping> {
+        let mut held = self.tables.of_account.entry(account).or_default();
+        if *held >= self.quota {
+            return Err(NoMapping::Quota);
+        }
+        *held += 1;
+        Ok(())
+    }
+
+    fn refund(&self, account: Account) {
+        if let Some(mut held) = self.tables.of_account.get_mut(&account) {
+            *held = held.saturating_sub(1);
+        }
+    }
+
+    fn new_pool(&self, external: External, protocol: Protocol) -> Pool {
+        let kind = if protocol.is_query() { Kind::Identifiers } else { Kind::Ports };
+        Pool::new(kind, &self.reserved(external, protocol))
+    }
+
+    fn reserved(&self, external: External, protocol: Protocol) -> Vec<RangeInclusive<u16>> {
+        let published = self.published();
+        let of = published.iter().filter(|(at, of, _)| {
+            at.as_ref().is_none_or(|at| at.contains_addr(&external.addr.into()))
+                && of.is_none_or(|of| of == protocol)
+        });
+        of.map(|(_, _, ports)| ports.clone()).collect()
+    }
+
+    fn published(&self) -> MutexGuard<'_, Vec<Published>> {
+        self.tables.published.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn random(&self, inside: Inside, external: External) -> u64 {
+        let made = self.made.fetch_add(1, Relaxed);
+        self.keyed(|hasher| {
+            hasher.write_u64(made);
+            hasher.write_u16(inside.zone.0);
+            write(hasher, inside.at.addr);
+            hasher.write_u16(inside.at.port);
+            write(hasher, external.addr);
+        })
+    }
+
+    /// A number that depends on the secret and what `with` writes, and tells neither.
+    pub(crate) fn keyed(&self, with: impl FnOnce(&mut DefaultHasher)) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        hasher.write(&self.secret);
+        with(&mut hasher);
+        hasher.finish()
+    }
+}
+
+/// Tells containers apart.
+fn who(inside: Inside) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write_u16(inside.zone.0);
+    write(&mut hasher, inside.at.addr);
+    hasher.finish()
+}
+
+pub(crate) fn write(hasher: &mut DefaultHasher, addr: IpAddr) {
+    match addr {
+        IpAddr::V4(addr) => hasher.write(&addr.octets()),
+        IpAddr::V6(addr) => hasher.write(&addr.octets()),
+    }
+}

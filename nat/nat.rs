@@ -1,0 +1,331 @@
+//! The NAT: what its hooks share.
+//!
+//! A packet passes prerouting, is routed by whoever calls, and passes postrouting, which gets what
+//! prerouting gave ([`Passage`]). Any worker may call any of it; what is shared is behind small locks, and
+//! a packet of a known flow takes none but its flow's.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::ops::RangeInclusive;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use smoltcp::time::Instant;
+
+use crate::conntrack::Conntrack;
+use crate::entry::Entry;
+use crate::fragments::{Fragments, Gathered};
+use crate::headers::Headers;
+use crate::mapping::{External, Mappings};
+use crate::npt::Npt;
+use crate::rewrite::{self, Undone};
+use crate::rules::Rules;
+use crate::state::Direction;
+use crate::tuple::Tuple;
+use crate::unsolicited::Unsolicited;
+use crate::zone::{Account, Owner, Zone};
+
+/// Who from outside may answer an inside address and port (RFC 4787 §5).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Filtering {
+    /// Anybody.
+    EndpointIndependent,
+    /// Whoever has an address it has spoken to.
+    #[default]
+    AddressDependent,
+    /// The very address and port it has spoken to.
+    AddressAndPortDependent,
+}
+
+/// How the NAT behaves.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Who may answer.
+    pub filtering: Filtering,
+    /// Whether TCP connections are picked up in the middle (`nf_conntrack_tcp_loose`).
+    pub loose: bool,
+    /// Whether segments out of their window pass all the same (`nf_conntrack_tcp_be_liberal`).
+    pub liberal: bool,
+    /// Whether an MSS is lowered to what the way carries.
+    pub clamp_mss: bool,
+    /// Whether packets from outside may be routed to inside addresses without a rule that says so.
+    pub open: bool,
+    /// Whether a SYN nobody asked for is answered with an error, six seconds later (RFC 5382 REQ-4).
+    pub answer_unsolicited: bool,
+    /// External ports one account may hold.
+    pub max_mappings_of_account: usize,
+    /// The zone whose external addresses containers of one network show each other (hairpin).
+    pub uplink: Zone,
+    /// What IPv6 clients of an IPv4 container are shown with.
+    pub nat46: Option<RangeInclusive<Ipv4Addr>>,
+    /// Random and kept: external ports are chosen by it.
+    pub secret: [u8; 16],
+}
+
+impl Config {
+    /// The default, with that secret.
+    #[must_use]
+    pub const fn new(uplink: Zone, secret: [u8; 16]) -> Self {
+        Self {
+            filtering: Filtering::AddressDependent,
+            loose: true,
+            liberal: false,
+            clamp_mss: true,
+            open: false,
+            answer_unsolicited: true,
+            max_mappings_of_account: 32_768,
+            uplink,
+            nat46: None,
+            secret,
+        }
+    }
+}
+
+/// Where a packet comes in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ingress {
+    /// The network or uplink.
+    pub zone: Zone,
+    /// Whether that is a container's side.
+    pub inside: bool,
+    /// Whose packet it is.
+    pub account: Account,
+    /// The longest packet that leg carries.
+    pub mtu: u16,
+}
+
+/// Where a packet goes out.
+#[derive(Clone, Copy, Debug)]
+pub struct Egress<'a> {
+    /// The network or uplink.
+    pub zone: Zone,
+    /// Whether that is a container's side.
+    pub inside: bool,
+    /// The longest packet that leg carries.
+    pub mtu: u16,
+    /// Its addresses, for masquerade: the first of the packet's family.
+    pub addresses: &'a [IpAddr],
+}
+
+/// What prerouting leaves for postrouting.
+#[derive(Debug)]
+#[must_use]
+pub struct Passage {
+    pub(crate) headers: Headers,
+    pub(crate) ingress: Ingress,
+    pub(crate) undone: Undone,
+    /// The tuple the packet came with, where it has one.
+    pub(crate) came: Option<Tuple>,
+    /// The packet as it came, where its IP version has changed.
+    pub(crate) replaced: Option<Vec<u8>>,
+    pub(crate) standing: Standing,
+}
+
+/// How a packet stands to conntrack.
+#[derive(Debug)]
+pub(crate) enum Standing {
+    /// Of a known flow, and translated already.
+    Known(Arc<Entry>, Direction),
+    /// It begins a flow.
+    New { account: Account, via: Via },
+    /// An ICMP error about a packet of a known flow, translated already.
+    Related,
+    /// Nothing tracked: between neighbours, or translated without state.
+    Untracked,
+}
+
+/// Why a new flow has the destination it has.
+#[derive(Debug)]
+pub(crate) enum Via {
+    /// As its sender wrote it, and no rule says anything.
+    Straight,
+    /// By a rule.
+    Rule,
+    /// By the mapping of an inside address and port.
+    Mapping(Arc<crate::mapping::Mapping>),
+}
+
+impl Passage {
+    /// The packet's destination by now: what to look up the route by.
+    #[must_use]
+    pub const fn destination(&self) -> IpAddr {
+        self.headers.dst
+    }
+
+    /// What the packet's headers say by now.
+    #[must_use]
+    pub const fn headers(&self) -> &Headers {
+        &self.headers
+    }
+
+    /// Who handles the packet's flow, if not the NAT.
+    #[must_use]
+    pub fn owner(&self) -> Option<(Owner, Direction)> {
+        match &self.standing {
+            Standing::Known(entry, direction) if entry.owner() != Owner::NONE => {
+                Some((entry.owner(), *direction))
+            }
+            _ => None,
+        }
+    }
+
+    /// The packet's flow, if it is known.
+    #[must_use]
+    pub const fn entry(&self) -> Option<(&Arc<Entry>, Direction)> {
+        match &self.standing {
+            Standing::Known(entry, direction) => Some((entry, *direction)),
+            _ => None,
+        }
+    }
+
+    /// Makes the packet read as it came, so that an error about it can quote it.
+    pub fn restore(&mut self, packet: &mut Vec<u8>) {
+        if let Some(replaced) = self.replaced.take() {
+            *packet = replaced;
+        } else if let Some(came) = self.came
+            && !matches!(self.standing, Standing::Related)
+        {
+            self.headers = rewrite::rewrite(packet, &self.headers, &came, self.undone);
+        }
+    }
+}
+
+/// The NAT of one host.
+#[derive(Debug)]
+pub struct Nat {
+    pub(crate) conntrack: Arc<Conntrack>,
+    pub(crate) mappings: Mappings,
+    pub(crate) config: Config,
+    rules: RwLock<Arc<Rules>>,
+    npt: RwLock<Arc<[Npt]>>,
+    fragments: Mutex<Fragments>,
+    unsolicited: Mutex<Unsolicited>,
+    identification: AtomicU32,
+}
+
+impl Nat {
+    /// A NAT without rules, whose flows are in `conntrack`.
+    #[must_use]
+    pub fn new(conntrack: Arc<Conntrack>, config: Config) -> Self {
+        Self {
+            conntrack,
+            mappings: Mappings::new(config.max_mappings_of_account, config.secret),
+            identification: AtomicU32::new(u32::from_ne_bytes([
+                config.secret[0],
+                config.secret[1],
+                config.secret[2],
+                config.secret[3],
+            ])),
+            config,
+            rules: RwLock::default(),
+            npt: RwLock::new(Arc::new([])),
+            fragments: Mutex::default(),
+            unsolicited: Mutex::default(),
+        }
+    }
+
+    /// Replaces the rules. Flows there are keep what they were given.
+    pub fn set_rules(&self, rules: Rules) {
+        self.mappings.reserve(rules.claimed().collect());
+        *self.rules.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
+    }
+
+    /// Replaces the prefixes translated without state.
+    pub fn set_prefixes(&self, npt: Vec<Npt>) {
+        *self.npt.write().unwrap_or_else(PoisonError::into_inner) = npt.into();
+    }
+
+    /// The rules in force, for listings.
+    #[must_use]
+    pub fn rules(&self) -> Arc<Rules> {
+        Arc::clone(&self.rules.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn prefixes(&self) -> Arc<[Npt]> {
+        Arc::clone(&self.npt.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The flows.
+    #[must_use]
+    pub const fn conntrack(&self) -> &Arc<Conntrack> {
+        &self.conntrack
+    }
+
+    /// The mappings.
+    #[must_use]
+    pub const fn mappings(&self) -> &Mappings {
+        &self.mappings
+    }
+
+    /// Takes a piece of a packet; only whole packets pass the hooks.
+    pub fn gather(
+        &self,
+        packet: &[u8],
+        headers: &Headers,
+        ingress: &Ingress,
+        now: Instant,
+    ) -> Gathered {
+        let from = (ingress.zone, ingress.account);
+        self.fragments().gather(packet, headers, from, now, self.conntrack.timeouts())
+    }
+
+    /// Forgets what has been silent for too long, a part at each call: call it every tenth of a second.
+    pub fn expire(&self, now: Instant) {
+        self.conntrack.expire(now);
+        self.fragments().expire(now);
+    }
+
+    /// Octets of pieces kept.
+    #[must_use]
+    pub fn fragment_octets(&self) -> usize {
+        self.fragments().octets()
+    }
+
+    /// Notes a SYN nobody asked for.
+    pub(crate) fn hold_unsolicited(&self, zone: Zone, tuple: Tuple, packet: &[u8], now: Instant) {
+        if self.config.answer_unsolicited {
+            self.waiting().hold(zone, tuple, packet, now);
+        }
+    }
+
+    /// A SYN nobody asked for, six seconds ago, whose sender may now be told that the port is
+    /// unreachable: where it came in, and the beginning of it. Call until there is none.
+    pub fn due(&self, now: Instant) -> Option<(Zone, Vec<u8>)> {
+        loop {
+            let waiting = self.waiting().due(now)?;
+            if self.conntrack.find(waiting.zone, waiting.tuple, now).is_none() {
+                return Some((waiting.zone, waiting.quoted));
+            }
+        }
+    }
+
+    /// When [`due`](Self::due) has something next.
+    #[must_use]
+    pub fn next_due(&self) -> Option<Instant> {
+        self.waiting().next_due()
+    }
+
+    /// Ends every flow shown with an address the uplink has lost, as masquerade must.
+    pub fn forget_address(&self, external: External) {
+        for entry in self.conntrack.list(Some(external.zone)) {
+            let shown = entry.mapping().map(|mapping| (mapping.zone(), mapping.external().addr));
+            if shown == Some((external.zone, external.addr)) {
+                self.conntrack.remove(&entry);
+            }
+        }
+        self.mappings.forget(external);
+    }
+
+    /// An identification for a packet that may be cut on its way (RFC 6864 §4.1): containers behind one
+    /// address must not use the same at a time.
+    pub(crate) fn next_identification(&self) -> u32 {
+        self.identification.fetch_add(1, Relaxed)
+    }
+
+    fn fragments(&self) -> MutexGuard<'_, Fragments> {
+        self.fragments.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Unsolicited> {
+        self.unsolicited.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

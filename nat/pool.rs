@@ -1,0 +1,282 @@
+//! The external ports of one address and protocol: which are held, and which to hand out next.
+//!
+//! Read RFC 4787 §4.2 (ranges, parity, preservation), RFC 6056 §3.3 (choosing what nobody can guess) and
+//! RFC 6888 REQ-8 (a port rests before somebody else has it). A bit for each port, so a full pool is as
+//! small as an empty one. Also serves ICMP identifiers, which have neither ranges nor parity.
+
+use std::collections::HashMap;
+use std::ops::RangeInclusive;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use smoltcp::time::{Duration, Instant};
+
+/// How long a port rests, at least, before another container may have it (RFC 6888 REQ-8); twice as
+/// long at most.
+const REST: Duration = Duration::from_secs(120);
+
+/// Well-known ports; RFC 4787 REQ-3a: who sends from one of those is shown with one of those.
+const LOW: RangeInclusive<u16> = 1..=1023;
+const HIGH: RangeInclusive<u16> = 1024..=65_535;
+
+/// What a pool's numbers are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Ports,
+    Identifiers,
+}
+
+/// The external ports, or identifiers, of one address and protocol.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    kind: Kind,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    held: Bits,
+    /// Published ports, which are not to be handed out.
+    reserved: Bits,
+    /// Ports that were given back, and who had them: in this period and in the one before.
+    resting: [HashMap<u16, u64>; 2],
+    period_began: Instant,
+}
+
+/// What is asked of a pool.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wish {
+    /// The port the container uses itself.
+    pub(crate) port: u16,
+    /// Who asks: a number that differs from other containers'.
+    pub(crate) who: u64,
+    /// Where to begin looking if that port is not to be had; nobody outside can guess it.
+    pub(crate) random: u64,
+}
+
+impl Pool {
+    pub(crate) fn new(kind: Kind, reserved: &[RangeInclusive<u16>]) -> Self {
+        let state = State {
+            held: Bits::default(),
+            reserved: Bits::of(reserved),
+            resting: Default::default(),
+            period_began: Instant::ZERO,
+        };
+        Self { kind, state: Mutex::new(state) }
+    }
+
+    /// Takes a port: the one wished for if it is free, else one of its range and, if possible, its parity.
+    /// `None` if there is none left; nobody loses one for it.
+    pub(crate) fn take(&self, wish: Wish, now: Instant) -> Option<u16> {
+        let mut state = self.state();
+        state.rest(now);
+        let (range, parities) = self.choices(wish.port);
+        let port = if range.contains(&wish.port) && state.may_have(wish.port, wish.who, false) {
+            wish.port
+        } else {
+            // A port that does not rest is better than the right parity.
+            [(parities, false), (Parities::Both, false), (parities, true), (Parities::Both, true)]
+                .into_iter()
+                .find_map(|(parities, rested)| state.search(&range, parities, wish, rested))?
+        };
+        state.held.set(port);
+        Some(port)
+    }
+
+    /// Gives a port back.
+    pub(crate) fn give(&self, port: u16, who: u64) {
+        let mut state = self.state();
+        state.held.clear(port);
+        if self.kind == Kind::Ports {
+            state.resting[0].insert(port, who);
+        }
+    }
+
+    /// Replaces the ports that are not to be handed out; who holds one keeps it.
+    pub(crate) fn reserve(&self, reserved: &[RangeInclusive<u16>]) {
+        self.state().reserved = Bits::of(reserved);
+    }
+
+    /// Ports held.
+    pub(crate) fn held(&self) -> usize {
+        self.state().held.count()
+    }
+
+    fn choices(&self, port: u16) -> (RangeInclusive<u16>, Parities) {
+        match self.kind {
+            Kind::Identifiers => (0..=u16::MAX, Parities::Both),
+            Kind::Ports => {
+                let parities = if port.is_multiple_of(2) { Parities::Even } else { Parities::Odd };
+                (if LOW.contains(&port) { LOW } else { HIGH }, parities)
+            }
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Ends the rest of those that have rested long enough.
+    fn rest(&mut self, now: Instant) {
+        if now < self.period_began + REST {
+            return;
+        }
+        let young = std::mem::take(&mut self.resting[0]);
+        let long_ago = now >= self.period_began + REST * 2;
+        self.resting[1] = if long_ago { HashMap::new() } else { young };
+        self.period_began = now;
+    }
+
+    /// Whether that port may be had by `who`.
+    fn may_have(&self, port: u16, who: u64, rested: bool) -> bool {
+        let free = !self.held.has(port) && !self.reserved.has(port);
+        let rests = || {
+            let last = self.resting.iter().find_map(|period| period.get(&port));
+            last.is_some_and(|last| *last != who)
+        };
+        free && (rested || !rests())
+    }
+
+    fn search(
+        &self,
+        range: &RangeInclusive<u16>,
+        parities: Parities,
+        wish: Wish,
+        rested: bool,
+    ) -> Option<u16> {
+        let (first, last) = (u32::from(*range.start()), u32::from(*range.end()));
+        let span = last - first + 1;
+        let begin = first + u32::try_from(wish.random % u64::from(span)).unwrap_or(0);
+        // From there on to the end, then from the beginning up to there.
+        let upper = self.free_in(begin, last, parities);
+        let lower = self.free_in(first, begin, parities);
+        upper.chain(lower).find(|port| self.may_have(*port, wish.who, rested))
+    }
+
+    /// Ports neither held nor reserved, both bounds included, a word of bits at a time.
+    fn free_in(&self, first: u32, last: u32, parities: Parities) -> impl Iterator<Item = u16> + '_ {
+        (first / 64..=last / 64).flat_map(move |word| {
+            let at = word as usize;
+            let mut free = !(self.held.0[at] | self.reserved.0[at]) & parities.mask();
+            if word == first / 64 {
+                free &= u64::MAX << (first % 64);
+            }
+            if word == last / 64 {
+                free &= u64::MAX >> (63 - last % 64);
+            }
+            std::iter::from_fn(move || {
+                let bit = free.trailing_zeros();
+                (free != 0).then(|| {
+                    free &= free - 1;
+                    u16::try_from(word * 64 + bit).unwrap_or(u16::MAX)
+                })
+            })
+        })
+    }
+}
+
+/// Which ports of a word of 64 will do.
+#[derive(Clone, Copy, Debug)]
+enum Parities {
+    Even,
+    Odd,
+    Both,
+}
+
+impl Parities {
+    const fn mask(self) -> u64 {
+        match self {
+            Self::Even => 0x5555_5555_5555_5555,
+            Self::Odd => 0xaaaa_aaaa_aaaa_aaaa,
+            Self::Both => u64::MAX,
+        }
+    }
+}
+
+/// A set of ports.
+#[derive(Debug)]
+struct Bits(Box<[u64; 1024]>);
+
+impl Default for Bits {
+    fn default() -> Self {
+        Self(Box::new([0; 1024]))
+    }
+}
+
+impl Bits {
+    fn of(ranges: &[RangeInclusive<u16>]) -> Self {
+        let mut bits = Self::default();
+        ranges.iter().cloned().flatten().for_each(|port| bits.set(port));
+        bits
+    }
+
+    fn has(&self, port: u16) -> bool {
+        self.0[usize::from(port) / 64] >> (port % 64) & 1 == 1
+    }
+
+    fn set(&mut self, port: u16) {
+        self.0[usize::from(port) / 64] |= 1 << (port % 64);
+    }
+
+    fn clear(&mut self, port: u16) {
+        self.0[usize::from(port) / 64] &= !(1 << (port % 64));
+    }
+
+    fn count(&self) -> usize {
+        self.0.iter().map(|word| word.count_ones() as usize).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Instant = Instant::ZERO;
+
+    fn wish(port: u16, who: u64) -> Wish {
+        Wish { port, who, random: 0x9e37_79b9_7f4a_7c15u64.wrapping_mul(u64::from(port) + who) }
+    }
+
+    #[test]
+    fn every_port_is_handed_out_once_and_in_its_own_range() {
+        let pool = Pool::new(Kind::Ports, &[8000..=8999]);
+        let high = std::iter::from_fn(|| pool.take(wish(40_000, 1), NOW));
+        let mut high: Vec<_> = high.take(70_000).collect();
+        assert_eq!(high[0], 40_000);
+        assert!(high[..31_000].iter().all(|port| port % 2 == 0), "parity while it lasts");
+        high.sort_unstable();
+        high.dedup();
+        assert_eq!(high.len(), 64_512 - 1000);
+        assert!(high.iter().all(|port| HIGH.contains(port) && !(8000..=8999).contains(port)));
+        let low = std::iter::from_fn(|| pool.take(wish(53, 1), NOW)).take(2000).count();
+        assert_eq!((low, pool.held()), (1023, 64_512 + 1023 - 1000));
+        pool.give(40_001, 1);
+        assert_eq!(pool.take(wish(2000, 1), NOW), Some(40_001));
+    }
+
+    #[test]
+    fn a_port_rests_unless_its_last_holder_wants_it_or_there_is_no_other() {
+        let pool = Pool::new(Kind::Ports, &[]);
+        let taken = pool.take(wish(5000, 1), NOW).unwrap();
+        pool.give(taken, 1);
+        assert_ne!(pool.take(wish(5000, 2), NOW), Some(5000));
+        assert_eq!(pool.take(wish(5000, 1), NOW), Some(5000));
+        pool.give(5000, 1);
+        let later = NOW + REST + Duration::from_secs(1);
+        assert_ne!(pool.take(wish(5000, 2), later), Some(5000));
+        assert_eq!(pool.take(wish(5000, 2), later + REST * 2), Some(5000));
+        let busy = Pool::new(Kind::Ports, &[1..=1021, 1023..=1023]);
+        assert_eq!(busy.take(wish(80, 1), NOW), Some(1022));
+        busy.give(1022, 1);
+        assert_eq!(busy.take(wish(80, 2), NOW), Some(1022));
+        assert_eq!(busy.take(wish(80, 2), NOW), None);
+    }
+
+    #[test]
+    fn identifiers_know_no_ranges() {
+        let pool = Pool::new(Kind::Identifiers, &[]);
+        assert_eq!(pool.take(wish(0, 1), NOW), Some(0));
+        assert_eq!(std::iter::from_fn(|| pool.take(wish(0, 1), NOW)).count(), 65_535);
+    }
+}

@@ -1,0 +1,439 @@
+//! Postrouting: what a packet's source is shown as, and whether the egress can carry it.
+//!
+//! Read `nf_nat_inet_fn` and `nf_conntrack_confirm` in the kernel beside this: a flow is entered here, when
+//! both its tuples are known. Every refusal leaves the packet as its sender sent it and gives back what
+//! was leased on the way.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use smoltcp::time::Instant;
+
+use crate::checksum::Sum;
+use crate::conntrack::InsertError;
+use crate::entry::Entry;
+use crate::fragments;
+use crate::headers::Headers;
+use crate::mapping::{self, External, Inside, Mapping, NoMapping};
+use crate::nat::{Egress, Nat, Passage, Standing, Via};
+use crate::refused::{Reason, Refused, Tell};
+use crate::rewrite::{self, Undone};
+use crate::rules::{Source, moved};
+use crate::siit::{self, DIFFERENCE};
+use crate::state::Direction;
+use crate::tcp;
+use crate::tuple::{Protocol, TransportAddr, Tuple};
+use crate::why::{Hook, Note, Notes};
+use crate::zone::{Account, Owner, Zone};
+
+/// How a packet leaves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Sent {
+    /// Whole, as it stands.
+    Whole,
+    /// In these pieces, in this order.
+    Pieces(Vec<Vec<u8>>),
+}
+
+impl Nat {
+    /// Takes a packet to its `egress`: enters its flow if it begins one, and rewrites what is left. If it was
+    /// put together from pieces, `largest` is the longest of them.
+    ///
+    /// # Errors
+    ///
+    /// Why it goes no further; it reads as it came then.
+    pub fn postrouting<N: Notes>(
+        &self,
+        packet: &mut Vec<u8>,
+        mut passage: Passage,
+        egress: &Egress<'_>,
+        largest: Option<u16>,
+        now: Instant,
+        notes: &mut N,
+    ) -> Result<Sent, Refused> {
+        let done = self.leave(packet, &mut passage, egress, now, notes);
+        let sent = done.and_then(|()| self.fit(packet, &passage, egress, largest, notes));
+        if sent.is_err() {
+            passage.restore(packet);
+        }
+        sent
+    }
+
+    /// A packet for the uplink's own address that belongs to no flow. One that opens a connection is kept
+    /// quiet about for six seconds ([`due`](Self::due)).
+    pub fn unsolicited(&self, packet: &[u8], passage: &Passage, now: Instant) -> Refused {
+        let Some(tuple) = passage.came else { return Refused::silently(Reason::NoFlow) };
+        if passage.headers.protocol == Protocol::Tcp {
+            self.hold_unsolicited(passage.ingress.zone, tuple, packet, now);
+        }
+        Refused::silently(Reason::Filtered(tuple.dst))
+    }
+
+    fn leave<N: Notes>(
+        &self,
+        packet: &mut Vec<u8>,
+        passage: &mut Passage,
+        egress: &Egress<'_>,
+        now: Instant,
+        notes: &mut N,
+    ) -> Result<(), Refused> {
+        match std::mem::replace(&mut passage.standing, Standing::Untracked) {
+            Standing::New { account, via } => {
+                self.open(packet, passage, (account, via), egress, now, notes)
+            }
+            Standing::Untracked => {
+                if passage.ingress.inside && passage.headers.v6() {
+                    self.leave_prefix(packet, passage, egress.zone)?;
+                }
+                Ok(())
+            }
+            other => {
+                passage.standing = other;
+                Ok(())
+            }
+        }
+    }
+
+    /// Moves a source that has a prefix of its own outside.
+    fn leave_prefix(
+        &self,
+        packet: &mut [u8],
+        passage: &mut Passage,
+        zone: Zone,
+    ) -> Result<(), Refused> {
+        let headers = &mut passage.headers;
+        let prefixes = self.prefixes();
+        let Some(npt) = prefixes.iter().find(|npt| npt.zone == zone && npt.hides(headers.src))
+        else {
+            return Ok(());
+        };
+        let left = npt.leave(packet, headers);
+        *headers = left.ok_or(Refused::telling(Reason::Untranslatable))?;
+        Ok(())
+    }
+
+    /// Enters the flow a packet begins.
+    fn open<N: Notes>(
+        &self,
+        packet: &mut Vec<u8>,
+        passage: &mut Passage,
+        (account, via): (Account, Via),
+        egress: &Egress<'_>,
+        now: Instant,
+        notes: &mut N,
+    ) -> Result<(), Refused> {
+        let malformed = Refused::silently(Reason::Malformed);
+        let came = passage.came.ok_or(malformed)?;
+        let tuple = passage.headers.tuple().ok_or(malformed)?;
+        let ingress = passage.ingress;
+        let uninvited = !ingress.inside && egress.inside && matches!(via, Via::Straight);
+        if uninvited && !self.config.open {
+            return Err(Refused::silently(Reason::Filtered(came.dst)));
+        }
+        let shown = self.source(passage, (&came, &tuple), egress, notes)?;
+        let (src, lease) = match shown {
+            Shown::AsIs => (tuple.src, None),
+            Shown::Moved(addr) => (TransportAddr::new(addr, tuple.src.port), None),
+            Shown::By(external) => {
+                let inside = Inside { zone: ingress.zone, protocol: tuple.protocol, at: came.src };
+                let lease = self.lease(inside, external, ingress.account, now)?;
+                if N::ASKED {
+                    let external = lease.external();
+                    notes.note(Note::Mapped { inside: inside.at, external });
+                }
+                (lease.external(), Some(lease))
+            }
+        };
+        let mut to = Tuple { src, ..tuple };
+        if tuple.protocol.is_query() {
+            to.dst.port = src.port;
+        }
+        let lease = lease.or(match via {
+            Via::Mapping(mapping) => Some(mapping),
+            Via::Straight | Via::Rule => None,
+        });
+        let flow = Flow { came, to, account, lease, answered_in: egress.zone };
+        let entry = self.enter(packet, passage, flow, now)?;
+        self.retuple(packet, passage, &to, notes)?;
+        passage.standing = Standing::Known(entry, Direction::Original);
+        Ok(())
+    }
+
+    /// Enters a flow in conntrack and takes note of its first packet.
+    fn enter(
+        &self,
+        packet: &[u8],
+        passage: &Passage,
+        flow: Flow,
+        now: Instant,
+    ) -> Result<Arc<Entry>, Refused> {
+        let Flow { came, to, account, lease, answered_in } = flow;
+        let zone = passage.ingress.zone;
+        let from_inside =
+            if passage.ingress.inside { Direction::Original } else { Direction::Reply };
+        let answer = to.inverse();
+        let segment = match passage.headers.protocol {
+            Protocol::Tcp => tcp::segment(packet, &passage.headers),
+            _ => None,
+        };
+        let attempt = || {
+            let mut entry = Entry::new(zone, from_inside, came, answer, Owner::NONE, now)
+                .answered_in(answered_in);
+            if let Some(lease) = &lease {
+                entry = entry.holding(Arc::clone(lease));
+            }
+            if let Some(segment) = &segment {
+                self.track(&entry, Direction::Original, segment)?;
+            }
+            entry.note(Direction::Original, 1, passage.headers.end as u64, now);
+            self.conntrack.insert(account, entry).map_err(|error| {
+                Refused::telling(match error {
+                    InsertError::Full => Reason::TableFull,
+                    InsertError::Quota => Reason::FlowQuota,
+                    InsertError::Clash => Reason::Clash,
+                })
+            })
+        };
+        attempt().or_else(|refused| {
+            if refused.reason != Reason::Clash {
+                return Err(refused);
+            }
+            // Perhaps with flows that are over and were not swept yet: finding them forgets them.
+            self.conntrack.find(zone, came, now);
+            self.conntrack.find(answered_in, answer, now);
+            attempt()
+        })
+    }
+
+    /// What the source is shown as.
+    fn source<N: Notes>(
+        &self,
+        passage: &Passage,
+        (came, tuple): (&Tuple, &Tuple),
+        egress: &Egress<'_>,
+        notes: &mut N,
+    ) -> Result<Shown, Refused> {
+        let ingress = passage.ingress;
+        // Inside to inside by an external address: the answer must come back the same way, so the
+        // source shows its own external address (RFC 4787 REQ-9a).
+        if ingress.inside && egress.inside && came.dst.addr != tuple.dst.addr {
+            if N::ASKED {
+                notes.note(Note::Hairpin);
+            }
+            let external = External { zone: self.config.uplink, addr: came.dst.addr };
+            return Ok(Self::by(external, tuple));
+        }
+        let rules = self.rules();
+        let Some((number, rule)) = rules.source(ingress.zone, egress.zone, tuple) else {
+            if N::ASKED {
+                notes.note(Note::NoRule(Hook::Postrouting));
+            }
+            return Ok(Shown::AsIs);
+        };
+        rule.count(passage.headers.end);
+        if N::ASKED {
+            let text = rule.to_string();
+            notes.note(Note::Rule { hook: Hook::Postrouting, number, text });
+        }
+        let zone = egress.zone;
+        match &rule.action {
+            Source::Keep => Ok(Shown::AsIs),
+            Source::Masquerade => {
+                let v6 = tuple.src.addr.is_ipv6();
+                let addr = egress.addresses.iter().find(|addr| addr.is_ipv6() == v6);
+                let addr = *addr.ok_or(Refused::telling(Reason::NoAddress))?;
+                Ok(Self::by(External { zone, addr }, tuple))
+            }
+            Source::To(range) => {
+                let addr = self.paired(range, tuple.src.addr);
+                let addr = addr.ok_or(Refused::telling(Reason::NoAddress))?;
+                Ok(Self::by(External { zone, addr }, tuple))
+            }
+            Source::Prefix(outside) => {
+                let addr = moved(tuple.src.addr, outside);
+                Ok(Shown::Moved(addr.ok_or(Refused::telling(Reason::NoAddress))?))
+            }
+        }
+    }
+
+    /// By a mapping, if the protocol has anything to map; else by the address alone.
+    fn by(external: External, tuple: &Tuple) -> Shown {
+        if tuple.protocol.has_ports() || tuple.protocol.is_query() {
+            Shown::By(external)
+        } else {
+            Shown::Moved(external.addr)
+        }
+    }
+
+    /// One of a range of addresses, always the same for the same container (RFC 4787 REQ-2).
+    fn paired(&self, range: &RangeInclusive<IpAddr>, inside: IpAddr) -> Option<IpAddr> {
+        let chosen = self.mappings.keyed(|hasher| mapping::write(hasher, inside));
+        match (range.start(), range.end(), inside) {
+            (IpAddr::V4(first), IpAddr::V4(last), IpAddr::V4(_)) => {
+                Some(nth_v4(*first, *last, chosen).into())
+            }
+            (IpAddr::V6(first), IpAddr::V6(last), IpAddr::V6(_)) => {
+                let span = (last.to_bits().saturating_sub(first.to_bits())).saturating_add(1);
+                Some(IpAddr::V6((first.to_bits() + u128::from(chosen) % span).into()))
+            }
+            _ => None,
+        }
+    }
+
+    fn lease(
+        &self,
+        inside: Inside,
+        external: External,
+        account: Account,
+        now: Instant,
+    ) -> Result<Arc<Mapping>, Refused> {
+        self.mappings.lease(inside, external, account, now).map_err(|error| {
+            Refused::telling(match error {
+                NoMapping::Exhausted => {
+                    Reason::Exhausted(TransportAddr::new(external.addr, inside.at.port))
+                }
+                NoMapping::Quota => Reason::PortQuota,
+            })
+        })
+    }
+
+    /// A published port of a container that has no IPv6: the client is shown with an IPv4 address of
+    /// ours, and the flow is entered at once, as nothing about it depends on the route.
+    pub(crate) fn change_family<N: Notes>(
+        &self,
+        packet: &mut Vec<u8>,
+        passage: &mut Passage,
+        (to, zone, account): (TransportAddr, Zone, Account),
+        now: Instant,
+        notes: &mut N,
+    ) -> Result<(), Refused> {
+        let cannot = Refused::telling(Reason::Untranslatable);
+        let (came, Some(range), true) =
+            (passage.came.ok_or(cannot)?, &self.config.nat46, to.addr.is_ipv4())
+        else {
+            return Err(cannot);
+        };
+        let chosen = self.mappings.keyed(|hasher| mapping::write(hasher, came.src.addr));
+        let addr = nth_v4(*range.start(), *range.end(), chosen).into();
+        let protocol = siit::counterpart(came.protocol);
+        let inside = Inside { zone: passage.ingress.zone, protocol, at: came.src };
+        let lease = self.lease(inside, External { zone, addr }, account, now)?;
+        let external = lease.external();
+        if N::ASKED {
+            notes.note(Note::Mapped { inside: came.src, external });
+        }
+        let mut to = Tuple::new(protocol, external, to);
+        if protocol.is_query() {
+            to.dst.port = external.port;
+        }
+        let flow = Flow { came, to, account, lease: Some(lease), answered_in: zone };
+        let entry = self.enter(packet, passage, flow, now)?;
+        let changed = self.retuple(packet, passage, &to, notes);
+        if changed.is_err() {
+            self.conntrack.remove(&entry);
+        }
+        passage.standing = Standing::Known(entry, Direction::Original);
+        changed
+    }
+
+    /// Makes a packet fit its egress: MSS, identification, length.
+    fn fit<N: Notes>(
+        &self,
+        packet: &mut [u8],
+        passage: &Passage,
+        egress: &Egress<'_>,
+        largest: Option<u16>,
+        notes: &mut N,
+    ) -> Result<Sent, Refused> {
+        let headers = &passage.headers;
+        let len = match passage.undone.segment {
+            Some(segment) => segment_len(packet, headers, segment),
+            None => headers.end,
+        };
+        let whole = len <= usize::from(egress.mtu);
+        // Pieces may become pieces again, no longer than they were; a whole packet only where its sender
+        // allows it.
+        let pieces_fit = largest.is_some_and(|largest| largest <= egress.mtu);
+        let may_cut = !headers.dont_fragment || pieces_fit;
+        let may_cut = may_cut && passage.undone == Undone::default();
+        if !whole && !may_cut {
+            return Err(passage.too_big(egress.mtu));
+        }
+        if self.config.clamp_mss && headers.protocol == Protocol::Tcp {
+            let own = if headers.v6() { 60 } else { 40 };
+            let most = egress.mtu.min(passage.ingress.mtu).saturating_sub(own);
+            let lowered = tcp::clamp_mss(packet, headers, most, passage.undone);
+            if let (true, Some((from, to))) = (N::ASKED, lowered) {
+                notes.note(Note::Mss { from, to });
+            }
+        }
+        let shown = passage.came.is_some_and(|came| came.src.addr != headers.src);
+        if shown && !headers.v6() && !headers.dont_fragment {
+            self.renumber(packet);
+        }
+        if whole {
+            return Ok(Sent::Whole);
+        }
+        let mtu = largest.map_or(egress.mtu, |largest| largest.min(egress.mtu));
+        let pieces = fragments::cut(packet, headers, mtu, self.next_identification());
+        pieces.map(Sent::Pieces).ok_or_else(|| passage.too_big(egress.mtu))
+    }
+
+    /// Gives an IPv4 packet another identification.
+    fn renumber(&self, packet: &mut [u8]) {
+        let old = u16::from_be_bytes([packet[4], packet[5]]);
+        let new = self.short_identification();
+        packet[4..6].copy_from_slice(&new.to_be_bytes());
+        rewrite::replace(packet, 10, Sum::word(old), Sum::word(new));
+    }
+}
+
+impl Passage {
+    /// It does not fit an egress of that MTU; told in the sender's own IP version (RFC 7915 §4.2, §5.2).
+    fn too_big(&self, mtu: u16) -> Refused {
+        let told = match (&self.replaced, self.headers.v6()) {
+            (None, _) => mtu,
+            (Some(_), false) => mtu.saturating_add(DIFFERENCE),
+            (Some(_), true) => mtu.saturating_sub(DIFFERENCE),
+        };
+        Refused { reason: Reason::TooBig(mtu), tell: Some(Tell::TooBig(told)) }
+    }
+}
+
+/// What a source is shown as.
+enum Shown {
+    AsIs,
+    Moved(IpAddr),
+    By(External),
+}
+
+/// A flow about to be entered.
+struct Flow {
+    /// As its first packet came.
+    came: Tuple,
+    /// As that packet leaves.
+    to: Tuple,
+    account: Account,
+    lease: Option<Arc<Mapping>>,
+    answered_in: Zone,
+}
+
+/// Octets of the longest packet a frame will be cut into.
+fn segment_len(packet: &[u8], headers: &Headers, segment: u16) -> usize {
+    let header = match headers.protocol {
+        Protocol::Tcp => {
+            usize::from(packet.get(headers.transport + 12).map_or(0, |at| at >> 4)) * 4
+        }
+        _ => 8,
+    };
+    headers.end.min(headers.transport + header + usize::from(segment))
+}
+
+/// One of a range of addresses.
+fn nth_v4(first: Ipv4Addr, last: Ipv4Addr, chosen: u64) -> Ipv4Addr {
+    let span = u64::from(last.to_bits().saturating_sub(first.to_bits())) + 1;
+    let nth = u32::try_from(chosen % span).unwrap_or(0);
+    Ipv4Addr::from_bits(first.to_bits() + nth)
+}

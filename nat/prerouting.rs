@@ -1,0 +1,348 @@
+//! Prerouting: whose flow a packet is of, and where it goes.
+//!
+//! Read `nf_conntrack_in` and `nf_nat_inet_fn` in the kernel beside this. A packet of a known flow leaves here
+//! translated, both ways at once; one that begins a flow has its destination rewritten, if a rule or a
+//! mapping says so, and gets its source behind the route.
+
+use std::net::IpAddr;
+
+use smoltcp::time::Instant;
+
+use crate::entry::Entry;
+use crate::headers::{Body, Headers};
+use crate::icmp;
+use crate::nat::{Filtering, Ingress, Nat, Passage, Standing, Via};
+use crate::refused::{Reason, Refused};
+use crate::rewrite::{self, Undone};
+use crate::rules::{Destination, moved};
+use crate::siit;
+use crate::state::{Direction, TcpState};
+use crate::tcp;
+use crate::tuple::{Protocol, TransportAddr, Tuple};
+use crate::why::{Hook, Note, Notes};
+use crate::window::{Believed, Segment};
+use crate::zone::Owner;
+
+impl Nat {
+    /// Takes a whole packet that came in by `ingress`, from its IP header on, and rewrites it as far as
+    /// can be done before its route is known. Pieces go to [`gather`](Self::gather) first. A flow of an
+    /// owner's ([`Passage::owner`]) is left to its owner, its packet untouched.
+    ///
+    /// # Errors
+    ///
+    /// Why it goes no further; it reads as it came then.
+    pub fn prerouting<N: Notes>(
+        &self,
+        packet: &mut Vec<u8>,
+        undone: Undone,
+        ingress: &Ingress,
+        now: Instant,
+        notes: &mut N,
+    ) -> Result<Passage, Refused> {
+        let headers = Headers::parse(packet).map_err(|_| Refused::silently(Reason::Malformed))?;
+        if headers.piece.is_some() {
+            return Err(Refused::silently(Reason::Fragment));
+        }
+        let mut passage = Passage {
+            headers,
+            ingress: *ingress,
+            undone,
+            came: headers.tuple(),
+            replaced: None,
+            standing: Standing::Untracked,
+        };
+        if headers.protocol.is_query() && !undone.partial && !icmp::is_sound(packet, &headers) {
+            return Err(Refused::silently(Reason::BadChecksum));
+        }
+        if self.enter_prefix(packet, &mut passage) {
+            return Ok(passage);
+        }
+        let Some(tuple) = passage.came else {
+            if headers.body == Body::Error {
+                self.related(packet, &mut passage, now, notes)?;
+            }
+            return Ok(passage);
+        };
+        match self.conntrack.find(ingress.zone, tuple, now) {
+            Some((direction, entry)) => {
+                if N::ASKED {
+                    notes.note(Note::Flow { tuple, direction, state: entry.state() });
+                }
+                if entry.owner() == Owner::NONE {
+                    self.pass(packet, &passage.headers, &entry, direction, now)?;
+                    self.translate(packet, &mut passage, &entry, direction, notes)?;
+                }
+                passage.standing = Standing::Known(entry, direction);
+            }
+            None => self.destination(packet, &mut passage, tuple, now, notes)?,
+        }
+        Ok(passage)
+    }
+
+    /// Prefixes translated without state come first: who has one needs no flow.
+    fn enter_prefix(&self, packet: &mut [u8], passage: &mut Passage) -> bool {
+        let Passage { headers, ingress, .. } = passage;
+        if !headers.v6() {
+            return false;
+        }
+        for npt in self.prefixes().iter() {
+            let here = ingress.inside || npt.zone == ingress.zone;
+            if here && npt.shows(headers.dst) {
+                let Some(entered) = npt.enter(packet, headers) else { continue };
+                *headers = entered;
+                // Both ends are inside: the source shows its outside address, too.
+                if ingress.inside
+                    && let Some(left) = npt.leave(packet, headers)
+                {
+                    *headers = left;
+                }
+                return true;
+            }
+            if ingress.inside && npt.hides(headers.src) {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Judges a packet of a known flow and takes note of it.
+    fn pass(
+        &self,
+        packet: &[u8],
+        headers: &Headers,
+        entry: &Entry,
+        direction: Direction,
+        now: Instant,
+    ) -> Result<(), Refused> {
+        if let Body::Query { answer, .. } = headers.body
+            && answer != (direction == Direction::Reply)
+        {
+            return Err(Refused::silently(Reason::NoFlow));
+        }
+        let octets = headers.end as u64;
+        if headers.protocol == Protocol::Tcp {
+            let segment = tcp::segment(packet, headers);
+            let segment = segment.ok_or(Refused::silently(Reason::Malformed))?;
+            self.track(entry, direction, &segment)?;
+        } else if direction != entry.from_inside && entry.replied() {
+            // What comes from outside does not keep a mapping (RFC 4787 REQ-6), but for the first answer,
+            // from which on another idle time counts.
+            entry.count(direction, 1, octets);
+            return Ok(());
+        }
+        entry.note(direction, 1, octets, now);
+        Ok(())
+    }
+
+    /// Judges a segment and moves its connection.
+    pub(crate) fn track(
+        &self,
+        entry: &Entry,
+        direction: Direction,
+        segment: &Segment,
+    ) -> Result<(), Refused> {
+        match entry.judge(direction, segment) {
+            Ok(Believed::No) => {}
+            Err(why) if !self.config.liberal => {
+                return Err(Refused::silently(Reason::Invalid(why)));
+            }
+            Ok(Believed::Yes) | Err(_) => {
+                if entry.segment(direction, segment.flags) == TcpState::None {
+                    return Err(Refused::silently(Reason::NoFlow));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a packet of a known flow read as the other side knows it.
+    fn translate<N: Notes>(
+        &self,
+        packet: &mut Vec<u8>,
+        passage: &mut Passage,
+        entry: &Entry,
+        direction: Direction,
+        notes: &mut N,
+    ) -> Result<(), Refused> {
+        let (_, answer) = entry.named(direction.other());
+        self.retuple(packet, passage, &answer.inverse(), notes)
+    }
+
+    /// Rewrites a packet to `to`, in the IP version that has.
+    pub(crate) fn retuple<N: Notes>(
+        &self,
+        packet: &mut Vec<u8>,
+        passage: &mut Passage,
+        to: &Tuple,
+        notes: &mut N,
+    ) -> Result<(), Refused> {
+        let Some(from) = passage.headers.tuple() else { return Ok(()) };
+        if from == *to {
+            return Ok(());
+        }
+        if to.src.addr.is_ipv6() == passage.headers.v6() {
+            passage.headers = rewrite::rewrite(packet, &passage.headers, to, passage.undone);
+        } else {
+            let id = self.short_identification();
+            let made = siit::translate(packet, &passage.headers, to, id, passage.undone)
+                .map_err(Refused::silently)?;
+            passage.headers =
+                Headers::parse(&made).map_err(|_| Refused::silently(Reason::Untranslatable))?;
+            passage.replaced = Some(std::mem::replace(packet, made));
+        }
+        if N::ASKED {
+            notes.note(Note::Translated { from, to: *to });
+        }
+        Ok(())
+    }
+
+    /// An identification of 16 bits.
+    #[expect(clippy::cast_possible_truncation, reason = "the low half of a counter counts, too")]
+    pub(crate) fn short_identification(&self) -> u16 {
+        self.next_identification() as u16
+    }
+
+    /// An ICMP error: finds the flow of the packet it quotes.
+    fn related<N: Notes>(
+        &self,
+        packet: &mut Vec<u8>,
+        passage: &mut Passage,
+        now: Instant,
+        notes: &mut N,
+    ) -> Result<(), Refused> {
+        let unrelated = Refused::silently(Reason::Unrelated);
+        let headers = passage.headers;
+        let quoted = icmp::quoted(packet, &headers).map_err(|_| unrelated)?;
+        let tuple = quoted.tuple().ok_or(unrelated)?;
+        // It travels as an answer to the quoted packet would.
+        let found = self.conntrack.find(passage.ingress.zone, tuple.inverse(), now);
+        let (direction, entry) = found.ok_or(unrelated)?;
+        if entry.owner() != Owner::NONE {
+            passage.standing = Standing::Known(entry, direction);
+            return Ok(());
+        }
+        let (_, sent) = entry.named(direction.other());
+        if N::ASKED {
+            notes.note(Note::Related { about: sent });
+        }
+        if sent.src.addr.is_ipv6() == headers.v6() {
+            passage.headers = icmp::rewrite(packet, &headers, &quoted, &sent);
+        } else {
+            let id = self.short_identification();
+            let made = siit::translate_error(packet, &headers, &quoted, &sent, id)
+                .map_err(Refused::silently)?;
+            passage.headers =
+                Headers::parse(&made).map_err(|_| Refused::silently(Reason::Untranslatable))?;
+            passage.replaced = Some(std::mem::replace(packet, made));
+        }
+        passage.standing = Standing::Related;
+        Ok(())
+    }
+
+    /// A packet of no flow: where it goes, by rules, then by mappings.
+    fn destination<N: Notes>(
+        &self,
+        packet: &mut Vec<u8>,
+        passage: &mut Passage,
+        tuple: Tuple,
+        now: Instant,
+        notes: &mut N,
+    ) -> Result<(), Refused> {
+        if N::ASKED {
+            notes.note(Note::New { tuple });
+        }
+        let syn = self.opens(packet, &passage.headers)?;
+        let rules = self.rules();
+        let zone = passage.ingress.zone;
+        let account = passage.ingress.account;
+        if let Some((number, rule)) = rules.destination(zone, &tuple) {
+            rule.count(passage.headers.end);
+            if N::ASKED {
+                let text = rule.to_string();
+                notes.note(Note::Rule { hook: Hook::Prerouting, number, text });
+            }
+            let begin = *rule.matches.dst_ports.start();
+            let (to, account) = match &rule.action {
+                Destination::Keep => (tuple.dst, account),
+                Destination::To { addr, first_port, account, .. } => {
+                    let port = first_port.map_or(tuple.dst.port, |first| {
+                        first.wrapping_add(tuple.dst.port.wrapping_sub(begin))
+                    });
+                    let port = if tuple.protocol.is_query() { tuple.dst.port } else { port };
+                    (TransportAddr::new(*addr, port), *account)
+                }
+                Destination::Prefix { inside, account } => {
+                    let to = moved(tuple.dst.addr, inside);
+                    let to = to.ok_or(Refused::silently(Reason::Untranslatable))?;
+                    (TransportAddr::new(to, tuple.dst.port), *account)
+                }
+            };
+            if to.addr.is_ipv4() != tuple.dst.addr.is_ipv4() {
+                let Destination::To { zone, .. } = rule.action else {
+                    return Err(Refused::silently(Reason::Untranslatable));
+                };
+                return self.change_family(packet, passage, (to, zone, account), now, notes);
+            }
+            self.retuple(packet, passage, &Tuple { dst: to, ..tuple }, notes)?;
+            passage.standing = Standing::New { account, via: Via::Rule };
+            return Ok(());
+        }
+        if N::ASKED {
+            notes.note(Note::NoRule(Hook::Prerouting));
+        }
+        let outside =
+            if passage.ingress.inside { self.config.uplink } else { passage.ingress.zone };
+        let Some(mapping) = self.mappings.behind(outside, tuple.protocol, tuple.dst) else {
+            passage.standing = Standing::New { account, via: Via::Straight };
+            return Ok(());
+        };
+        let answer = matches!(passage.headers.body, Body::Query { .. });
+        let may = match self.config.filtering {
+            Filtering::EndpointIndependent => true,
+            Filtering::AddressDependent => mapping.speaks_to(self.seen_as(passage, &tuple)),
+            Filtering::AddressAndPortDependent => {
+                passage.ingress.inside && {
+                    // Between containers the external port is not known yet: the address decides.
+                    mapping.speaks_to(self.seen_as(passage, &tuple))
+                }
+            }
+        };
+        if !may || answer || (passage.headers.protocol == Protocol::Tcp && !syn) {
+            if syn {
+                self.hold_unsolicited(zone, tuple, packet, now);
+            }
+            return Err(Refused::silently(Reason::Filtered(tuple.dst)));
+        }
+        let inside = mapping.inside();
+        if N::ASKED {
+            notes.note(Note::Behind { external: tuple.dst, inside: inside.at });
+        }
+        self.retuple(packet, passage, &Tuple { dst: inside.at, ..tuple }, notes)?;
+        let account = mapping.account();
+        passage.standing = Standing::New { account, via: Via::Mapping(mapping) };
+        Ok(())
+    }
+
+    /// The address a packet's sender is shown with outside.
+    fn seen_as(&self, passage: &Passage, tuple: &Tuple) -> IpAddr {
+        // Between containers behind one address, that is the address they speak to.
+        if passage.ingress.inside { tuple.dst.addr } else { tuple.src.addr }
+    }
+
+    /// Whether a TCP packet is a SYN; false for other protocols.
+    ///
+    /// A connection may begin with a SYN; with an ACK, if it is picked up in the middle.
+    fn opens(&self, packet: &[u8], headers: &Headers) -> Result<bool, Refused> {
+        if let Body::Query { answer: true, .. } = headers.body {
+            return Err(Refused::silently(Reason::NoFlow));
+        }
+        if headers.protocol != Protocol::Tcp {
+            return Ok(false);
+        }
+        let segment = tcp::segment(packet, headers);
+        let flags = segment.ok_or(Refused::silently(Reason::Malformed))?.flags;
+        let syn = flags.syn && !flags.ack && !flags.rst && !flags.fin;
+        let midway = self.config.loose && flags.ack && !flags.syn && !flags.rst && !flags.fin;
+        if syn || midway { Ok(syn) } else { Err(Refused::silently(Reason::NoFlow)) }
+    }
+}

@@ -1,0 +1,13 @@
+//! What the RFCs require of a NAT, each test named after the requirement it holds.
+//!
+//! Packets are built and every packet that comes out is checked by pnet, a second codec. Time is a number.
+
+mod family;
+mod icmp;
+mod lab;
+mod limits;
+mod pieces;
+mod rules;
+mod tcp;
+mod udp;
+mod wire;

@@ -1,0 +1,132 @@
+//! Rules: which flows are rewritten, and how.
+
+use nat::{Account, Destination, Match, Note, Protocol, Rule, Rules, Source};
+
+use crate::lab::{Lab, NET, UPLINK, masquerade, publish};
+use crate::wire::{ip, udp};
+
+#[test]
+fn a_range_of_ports_is_one_rule() {
+    let mut lab = Lab::publishing(vec![publish(Protocol::Udp, 10_000..=60_000, "172.18.0.2:1000")]);
+    for port in [10_000, 10_001, 33_333, 60_000] {
+        lab.back(&udp("198.51.100.2:9", &format!("203.0.113.1:{port}"), b""))
+            .goes("198.51.100.2:9", &format!("172.18.0.2:{}", port - 9000));
+    }
+    assert_eq!(lab.nat.rules().prerouting()[0].counts(), (4, 4 * 28));
+}
+
+/// `iptables -t nat -A DOCKER -i docker0 -j RETURN`: containers do not meet the DNAT that follows.
+#[test]
+fn a_rule_may_except_what_comes_in_by_a_network() {
+    let keep = Rule::new(Match { from: Some(NET), ..Match::ANY }, Destination::Keep);
+    let mut lab = Lab::publishing(vec![keep, publish(Protocol::Udp, 80..=80, "172.18.0.2:80")]);
+    lab.leave(&udp("172.18.0.3:5", "203.0.113.1:80", b"")).unwrap_err();
+    lab.back(&udp("198.51.100.2:5", "203.0.113.1:80", b"")).goes("198.51.100.2:5", "172.18.0.2:80");
+}
+
+/// `-s 172.18.0.0/16 ! -o br0 -j MASQUERADE`.
+#[test]
+fn masquerade_spares_what_stays_on_the_bridge_and_other_networks() {
+    let mut lab = Lab::default();
+    let matches =
+        Match { src: Some("172.18.0.0/16".parse().unwrap()), not_to: Some(NET), ..Match::ANY };
+    lab.nat.set_rules(Rules::new(vec![], vec![Rule::new(matches, Source::Masquerade)]));
+    lab.out(&udp("172.18.0.2:5", "172.18.0.3:6", b"")).goes("172.18.0.2:5", "172.18.0.3:6");
+    lab.out(&udp("172.18.0.2:5", "198.51.100.2:6", b"")).goes("203.0.113.1:5", "198.51.100.2:6");
+    lab.out(&udp("172.19.0.2:5", "198.51.100.2:6", b"")).goes("172.19.0.2:5", "198.51.100.2:6");
+}
+
+#[test]
+fn one_to_one_keeps_ports_and_lets_both_sides_begin() {
+    let mut lab = Lab::default();
+    let inward = Rule::new(
+        Match { dst: Some("203.0.113.128/28".parse().unwrap()), ..Match::ANY },
+        Destination::Prefix { inside: "172.18.0.0/28".parse().unwrap(), account: Account(9) },
+    );
+    let outward = Rule::new(
+        Match { to: Some(UPLINK), src: Some("172.18.0.0/28".parse().unwrap()), ..Match::ANY },
+        Source::Prefix("203.0.113.128/28".parse().unwrap()),
+    );
+    lab.nat.set_rules(Rules::new(vec![inward], vec![outward, masquerade()]));
+    lab.out(&udp("172.18.0.2:5", "198.51.100.2:6", b"")).goes("203.0.113.130:5", "198.51.100.2:6");
+    lab.back(&udp("198.51.100.2:6", "203.0.113.130:5", b"")).goes("198.51.100.2:6", "172.18.0.2:5");
+    lab.back(&udp("198.51.100.7:7", "203.0.113.131:80", b""))
+        .goes("198.51.100.7:7", "172.18.0.3:80");
+    lab.out(&udp("172.18.0.3:80", "198.51.100.7:7", b""))
+        .goes("203.0.113.131:80", "198.51.100.7:7");
+    assert_eq!(lab.nat.mappings().len(), 0);
+}
+
+#[test]
+fn protocols_without_ports_are_translated_by_address() {
+    // GRE, ESP, and one nobody knows.
+    for protocol in [47, 50, 253] {
+        let mut lab = Lab::default();
+        let addr = |text: &str| text.parse().unwrap();
+        let far = addr("198.51.100.2");
+        let seen = lab.out(&ip(addr("172.18.0.2"), far, protocol, b"payload"));
+        assert_eq!((seen.src.ip(), &seen.body[..]), (addr("203.0.113.1"), &b"payload"[..]));
+        let back = lab.back(&ip(far, addr("203.0.113.1"), protocol, b"answer"));
+        assert_eq!(back.dst.ip(), addr("172.18.0.2"));
+        // A second container to the same far side could not be told from the first.
+        let refused = lab.leave(&ip(addr("172.18.0.3"), far, protocol, b"")).unwrap_err();
+        assert_eq!(refused.reason, nat::Reason::Clash);
+        lab.out(&ip(addr("172.18.0.3"), addr("198.51.100.3"), protocol, b""));
+    }
+}
+
+#[test]
+fn sctp_has_ports_and_a_checksum_of_its_own() {
+    let crc = |octets: &[u8]| {
+        let mut octets = octets.to_vec();
+        octets[8..12].fill(0);
+        let mut crc = !0u32;
+        for octet in octets {
+            crc ^= u32::from(octet);
+            for _ in 0..8 {
+                crc = if crc & 1 == 1 { crc >> 1 ^ 0x82f6_3b78 } else { crc >> 1 };
+            }
+        }
+        !crc
+    };
+    let mut init = vec![0x9c, 0x40, 0, 80, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 4];
+    let sum = crc(&init);
+    init[8..12].copy_from_slice(&sum.to_le_bytes());
+    let mut lab = Lab::default();
+    for (host, same) in [("172.18.0.2", true), ("172.18.0.3", false)] {
+        let packet = ip(host.parse().unwrap(), "198.51.100.2".parse().unwrap(), 132, &init);
+        let seen = lab.out(&packet);
+        assert_eq!(seen.src.port() == 40_000, same);
+        assert_eq!(seen.body[8..12], crc(&seen.body).to_le_bytes());
+    }
+}
+
+/// The same addresses in two networks are two containers.
+#[test]
+fn networks_are_zones() {
+    let mut lab = Lab::default();
+    let packet = udp("172.18.0.2:40000", "198.51.100.2:9", b"");
+    let ingress = |zone| nat::Ingress { zone, inside: true, account: Account(1), mtu: 1500 };
+    let one = crate::wire::read(&lab.pass(&packet, &ingress(nat::Zone(50))).unwrap());
+    let two = crate::wire::read(&lab.pass(&packet, &ingress(nat::Zone(51))).unwrap());
+    assert_ne!(one.src, two.src);
+    assert_eq!(lab.nat.conntrack().list(Some(nat::Zone(50))).len(), 1);
+}
+
+#[test]
+fn why_is_told_with_the_rule_and_the_ports() {
+    let mut lab = Lab::publishing(vec![publish(Protocol::Udp, 80..=80, "172.18.0.2:8080")]);
+    lab.back(&udp("198.51.100.2:5", "203.0.113.1:80", b""));
+    let said: Vec<_> = lab.notes.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        said,
+        [
+            "udp 198.51.100.2:5 > 203.0.113.1:80 is no known flow: the rules are asked",
+            "prerouting rule 0 matches: udp to 203.0.113.1/32 port 80: DNAT to 172.18.0.2:8080",
+            "udp 198.51.100.2:5 > 203.0.113.1:80 becomes udp 198.51.100.2:5 > 172.18.0.2:8080",
+        ]
+    );
+    lab.notes.clear();
+    lab.out(&udp("172.18.0.2:8080", "198.51.100.2:5", b""));
+    assert!(matches!(lab.notes[0], Note::Flow { .. }), "{:?}", lab.notes);
+}
