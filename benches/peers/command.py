@@ -56,8 +56,9 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--wait", type=float, default=20, metavar="SECS", help="most to wait for a quiet machine (20)")
     parser.add_argument("--again", type=int, default=2, metavar="N", help="how often to repeat a disturbed run (2)")
     parser.add_argument("--pontoon", action="append", default=[], metavar="[NAME=]PATH [FLAGS] [-- SPEC]",
-                        help="a build of pontoon to measure, instead of building one (PATH -: the one that is built), with "
-                        "flags for its daemon and, behind --, what follows a published TCP port; may be given again")
+                        help="a build of pontoon to measure, instead of building one (PATH -: the one that is built). With "
+                        "a NAME it is measured under that, with flags for its daemon and, behind --, what follows a "
+                        "published TCP port; may be given again")
     parser.add_argument("--load", metavar="PATH", help="the load generator, instead of building it")
     parser.add_argument("--out", type=Path, default=build.target() / "peers", metavar="DIR",
                         help="where results.json, table.md and chart.svg go (target/peers)")
@@ -126,10 +127,11 @@ def clean() -> None:
 def field(asked: argparse.Namespace) -> list[Peer]:
     """The peers asked for, pontoon's builds last."""
     globs = [word.strip() for word in asked.peers.split(",")]
-    ours: list[Peer] = [build_of(word) for word in asked.pontoon]
-    if not ours:
-        ours = [Pontoon("pontoon", ""), Pontoon("pontoon-splice", "", spec=SPLICE),
-                Pontoon("pontoon-busy", "", daemon=(BUSY_POLL,))]
+    ours = [build_of(word) for word in asked.pontoon]
+    if not any("=" in word for word in asked.pontoon):
+        path = ours[0].binary if ours else ""
+        ours = [Pontoon("pontoon", path), Pontoon("pontoon-splice", path, spec=SPLICE),
+                Pontoon("pontoon-busy", path, daemon=(BUSY_POLL,))]
     known = [*(kind() for kind in OTHERS), *ours]
     for glob in globs:
         if not any(fnmatch.fnmatch(peer.name, glob) for peer in known):

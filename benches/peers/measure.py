@@ -104,10 +104,12 @@ def once(plan: Plan, cell: Cell, bench: Bench) -> dict:
 
 def costs(sample: dict, used: float, forwards: bool, seen: machine.Between) -> dict:
     """Processor time per GB or per datagram: the forwarder's, where there is one; everybody's but the foreign."""
-    out = {}
+    out: dict = {}
     if sample.get("octets"):
         gigabytes = sample["octets"] / 1e9
-        out["machine_per_gb"] = max((seen.busy - seen.foreign) * seen.seconds, 0) / gigabytes
+        # What others took cannot be told apart from ours to the last tick: only of a quiet run.
+        if not seen.noisy:
+            out["machine_per_gb"] = (seen.busy - seen.foreign) * seen.seconds / gigabytes
         if forwards:
             out["cpu_per_gb"] = used / gigabytes
     if sample.get("packets") and forwards:

@@ -42,12 +42,13 @@ class Failure(Exception):
     """A step that did not work, in words for the notes of a report."""
 
 
-def call(argv: Sequence[str], timeout: float = 30, stdin: Optional[str] = None) -> str:
+def call(argv: Sequence[str], timeout: float = 30, stdin: Optional[str] = None,
+         env: Optional[dict[str, str]] = None) -> str:
     """Standard output of a command that must succeed."""
     shown = " ".join(argv[3:] if argv[0] == "nsenter" else argv)[:80]
     try:
         done = subprocess.run(argv, input=stdin if stdin is not None else "", text=True, timeout=timeout,
-                              stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, **(env or {})})
     except subprocess.TimeoutExpired:
         raise Failure(f"{shown}: not done after {timeout:.0f} s") from None
     except OSError as error:
@@ -83,8 +84,9 @@ class Site:
     def inside(self, role: str, *command: object) -> list[str]:
         return ["nsenter", f"--net={self.path(role)}", "--", *map(str, command)]
 
-    def run(self, role: str, *command: object, timeout: float = 30, stdin: Optional[str] = None) -> str:
-        return call(self.inside(role, *command), timeout, stdin)
+    def run(self, role: str, *command: object, timeout: float = 30, stdin: Optional[str] = None,
+            env: Optional[dict[str, str]] = None) -> str:
+        return call(self.inside(role, *command), timeout, stdin, env)
 
     def ip(self, role: str, *words: object) -> str:
         return call(["ip", "-n", self.netns(role), *map(str, words)])

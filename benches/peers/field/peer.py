@@ -10,7 +10,7 @@ import os
 import shutil
 import signal
 from pathlib import Path
-from typing import ClassVar, Optional
+from typing import Optional
 
 from ..topology import C1, C2, Failure, Site
 
@@ -36,12 +36,12 @@ def needed(name: str) -> str:
 class Peer:
     """One data plane under test."""
 
-    name: ClassVar[str] | str = ""
-    about: ClassVar[str] = ""
-    paths: ClassVar[frozenset[str]] = frozenset()
-    programs: ClassVar[tuple[str, ...]] = ()
+    name: str = ""
+    about: str = ""
+    paths: frozenset[str] = frozenset()
+    programs: tuple[str, ...] = ()
     # Takes a processor even when idle, and is stopped while others have their turn.
-    restless: ClassVar[bool] | bool = False
+    restless: bool = False
 
     c1, c2 = C1, C2
 

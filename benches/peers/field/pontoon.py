@@ -40,7 +40,7 @@ class Pontoon(Peer):
         return " ".join([*said, f"PORT{self.spec}"] if self.spec else said)
 
     def ask(self, *words: object, timeout: float = 30) -> str:
-        return self.site.run("host", "env", f"PONTOON_SOCKET={self.socket}", self.binary, *words, timeout=timeout)
+        return self.site.run("host", self.binary, *words, timeout=timeout, env={"PONTOON_SOCKET": self.socket})
 
     @property
     def socket(self) -> str:

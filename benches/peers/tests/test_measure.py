@@ -22,14 +22,18 @@ class Noise(unittest.TestCase):
 
 
 class Costs(unittest.TestCase):
-    QUIET = Between(2.0, 1.5, 0, 0.5)
+    QUIET = Between(2.0, 1.5, 0, 0.05)
+    LOUD = Between(2.0, 1.5, 0, 0.5)
 
     def test_a_forwarder_is_charged_and_so_is_the_machine_but_for_others(self) -> None:
         found = costs({"octets": 2_000_000_000}, 1.0, True, self.QUIET)
-        self.assertEqual(found, {"cpu_per_gb": 0.5, "machine_per_gb": 1.0})
+        self.assertEqual(found, {"cpu_per_gb": 0.5, "machine_per_gb": 1.45})
 
     def test_what_has_no_forwarder_has_no_cost_of_one(self) -> None:
-        self.assertEqual(costs({"octets": 2_000_000_000}, 0.0, False, self.QUIET), {"machine_per_gb": 1.0})
+        self.assertEqual(costs({"octets": 2_000_000_000}, 0.0, False, self.QUIET), {"machine_per_gb": 1.45})
+
+    def test_a_loud_machine_is_not_charged(self) -> None:
+        self.assertEqual(costs({"octets": 2_000_000_000}, 1.0, True, self.LOUD), {"cpu_per_gb": 0.5})
 
     def test_datagrams_are_charged_one_by_one(self) -> None:
         self.assertEqual(costs({"packets": 1_000_000}, 2.0, True, self.QUIET), {"cpu_per_datagram": 2.0})
