@@ -103,16 +103,20 @@ fn unexpected(product: &Product) -> Error {
 
 /// Does `job` in the namespace of `target`, in whichever way gets there.
 fn perform(target: &Target, job: &Job) -> Result<Product, Error> {
-    let netns = target.open()?;
+    perform_in(target, &target.open()?, job)
+}
+
+/// As [`perform`], in a namespace already opened, whatever `target` stands for by now.
+pub(crate) fn perform_in(target: &Target, netns: &Netns, job: &Job) -> Result<Product, Error> {
     let entered = spend(|| {
         // Entering the namespace one is in takes a privilege that being there does not.
         let arrived =
-            if netns.is_current() { Ok(()) } else { setns(&netns, CloneFlags::CLONE_NEWNET) };
-        arrived.map(|()| job.run(&netns))
+            if netns.is_current() { Ok(()) } else { setns(netns, CloneFlags::CLONE_NEWNET) };
+        arrived.map(|()| job.run(netns))
     });
     match entered {
         Ok(product) => product,
-        Err(Errno::EPERM) if !ours(&netns) => child::perform(target, &netns, job),
+        Err(Errno::EPERM) if !ours(netns) => child::perform(target, netns, job),
         Err(errno) => {
             Err(Error::EnterNamespace { target: target.to_string(), source: errno.into() })
         }

@@ -5,7 +5,7 @@ mod net;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
-use net::{HOST, HOST6, Running, Scene, WORLD, WORLD6, Who, clients};
+use net::{HOST, HOST6, Running, Scene, WORLD, WORLD6, Who, clients, wait_for};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -58,9 +58,48 @@ fn a_published_page_reaches_clients_whose_addresses_the_server_logs() {
         assert_eq!(page.stdout, "a page from inside\n");
         server.says(&seen);
     }
-    // Loopback is no address to send an answer to: such a client is seen as the gateway.
-    scene.curl(&scene.host, "http://127.0.0.1:8080/").succeeded();
-    server.says("::ffff:10.9.0.1 - - ");
+    // Loopback is no address to send an answer to: such a client is connected from inside, by a socket
+    // made ahead, and seen as the container itself.
+    wait_for("a loopback client to come from inside", || {
+        scene.curl(&scene.host, "http://127.0.0.1:8080/").succeeded();
+        server.written().contains("::ffff:10.9.0.2 - - ")
+    });
+}
+
+#[test]
+fn fifty_megabytes_arrive_as_sent_over_a_port_that_is_spliced_for_every_client() {
+    let (true, Some(scene)) = (clients(&["curl", "python3"]), Scene::new(Who::User)) else {
+        return;
+    };
+    dual_stack(&scene);
+    let server =
+        page_server(&scene, &["--network", "both", "-p", "8080:8000/tcp,splice", "--name", "web"]);
+    let listed = scene.run(["port", "web"]).succeeded().stdout;
+    assert!(listed.starts_with("8000/tcp,splice -> 0.0.0.0:8080\n"), "{listed}");
+    wait_for("a client of the world to come from inside", || {
+        scene.curl(&scene.world, &format!("http://{HOST}:8080/")).succeeded();
+        server.written().contains("::ffff:10.9.0.2 - - ")
+    });
+    let octets = large();
+    scene.page("large", &octets);
+    for (client, addr) in [(&scene.world, HOST), (&scene.world, HOST6), (&scene.host, "127.0.0.1")]
+    {
+        let host = if addr.contains(':') { format!("[{addr}]") } else { addr.to_owned() };
+        let file = scene.file("home").join("copy");
+        let mut curl = scene.command("curl");
+        curl.args(["-sS", "--globoff", "--max-time", "60", "-o"]).arg(&file);
+        curl.arg(format!("http://{host}:8080/large"));
+        Running::start(client, curl).end().succeeded();
+        assert!(fs::read(&file).unwrap() == octets, "{addr}: not the octets sent");
+    }
+    let stats = scene.json(["stats"]);
+    let moved: u64 = stats["Workers"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|worker| worker["SplicedOctets"].as_u64().unwrap())
+        .sum();
+    assert!(moved > 150_000_000, "{moved} octets past the bridge");
 }
 
 #[test]

@@ -43,7 +43,7 @@ pub(crate) struct Attach {
         short,
         long,
         value_name = "SPEC",
-        help = "Publish a port: [IP:]HOST:CTR[/tcp|udp], or CTR for a free host port; ranges too"
+        help = "Publish a port: [IP:]HOST:CTR[/tcp|udp][,splice], or CTR for a free one; ranges too"
     )]
     publish: Vec<String>,
     #[command(flatten)]

@@ -10,7 +10,7 @@ use crate::output::{Listing, daemon};
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  pontoon port web            80/tcp -> 0.0.0.0:8080
+  pontoon port web            80/tcp -> 0.0.0.0:8080 (80/tcp,splice where that was asked for)
   pontoon port web 80/tcp     0.0.0.0:8080")]
 pub(crate) struct Port {
     /// Name or id of the endpoint
@@ -42,10 +42,17 @@ impl Port {
 
 /// `80/tcp -> 0.0.0.0:8080`, a line for each listener.
 pub(crate) fn lines(ports: &[PublishedPort]) -> String {
-    let line = |port: &PublishedPort| {
-        format!("{}/{} -> {}", port.container_port, port.protocol, host(port))
-    };
+    let line = |port: &PublishedPort| format!("{} -> {}", inside(port), host(port));
     ports.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// `80/tcp`, `80/tcp,splice`.
+pub(crate) fn inside(port: &PublishedPort) -> String {
+    format!("{}/{}", port.container_port, how(port))
+}
+
+fn how(port: &PublishedPort) -> String {
+    format!("{}{}", port.protocol, if port.splice { ",splice" } else { "" })
 }
 
 /// `0.0.0.0:8080`, `[::]:8080`.
@@ -60,7 +67,7 @@ fn bracketed(ip: &str) -> String {
 /// As `docker ps` writes them: `0.0.0.0:8080->80/tcp`, neighbours as one range.
 pub(crate) fn summary(ports: &[PublishedPort]) -> String {
     let mut sorted: Vec<_> = ports.iter().collect();
-    sorted.sort_by_key(|p| (&p.host_ip, &p.protocol, p.host_port));
+    sorted.sort_by_key(|p| (&p.host_ip, &p.protocol, p.splice, p.host_port));
     let mut runs: Vec<(&PublishedPort, u16)> = Vec::new();
     for port in sorted {
         match runs.last_mut() {
@@ -74,7 +81,7 @@ pub(crate) fn summary(ports: &[PublishedPort]) -> String {
     };
     let text = |(first, more): &(&PublishedPort, u16)| {
         let (host, container) = (span(first.host_port, *more), span(first.container_port, *more));
-        format!("{}:{host}->{container}/{}", bracketed(&first.host_ip), first.protocol)
+        format!("{}:{host}->{container}/{}", bracketed(&first.host_ip), how(first))
     };
     runs.iter().map(text).collect::<Vec<_>>().join(", ")
 }
@@ -84,6 +91,7 @@ fn follows(first: &PublishedPort, more: u16, port: &PublishedPort) -> bool {
     let next = u32::from(more) + 1;
     first.host_ip == port.host_ip
         && first.protocol == port.protocol
+        && first.splice == port.splice
         && u32::from(first.host_port) + next == u32::from(port.host_port)
         && u32::from(first.container_port) + next == u32::from(port.container_port)
 }
@@ -98,7 +106,16 @@ mod tests {
             container_port: container,
             host_ip: ip.to_owned(),
             host_port: host,
+            splice: false,
         }
+    }
+
+    #[test]
+    fn a_spliced_port_says_so() {
+        let spliced = PublishedPort { splice: true, ..port("0.0.0.0", 8001, 81) };
+        assert_eq!(lines(std::slice::from_ref(&spliced)), "81/tcp,splice -> 0.0.0.0:8001");
+        let said = summary(&[spliced, port("0.0.0.0", 8000, 80)]);
+        assert_eq!(said, "0.0.0.0:8000->80/tcp, 0.0.0.0:8001->81/tcp,splice");
     }
 
     #[test]

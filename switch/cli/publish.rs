@@ -19,12 +19,15 @@ pub(crate) struct Publish {
 }
 
 const SPECS: &str = "\
-SPEC is [IP:]HOST:CTR[/tcp|udp]; CTR alone takes a free host port. Both may be ranges of equal
-length. Without IP it is every address of both families. All ports of a call are published, or none.
+SPEC is [IP:]HOST:CTR[/tcp|udp][,splice]; CTR alone takes a free host port. Both may be ranges of
+equal length. Without IP it is every address of both families. All ports of a call are published, or
+none. With splice a TCP port costs least, and its server sees every client under its own address, as
+it does clients of the host's 127.0.0.1 in any case.
 
 Examples:
   pontoon publish add web 8080:80 127.0.0.1:5353:53/udp
   pontoon publish add web 8000-8005:80-85 '[::1]:9000:90'
+  pontoon publish add web 8081:81,splice
   pontoon publish rm web 8080:80
   pontoon publish ls";
 
@@ -98,9 +101,7 @@ fn rows(endpoints: Vec<Endpoint>) -> Vec<Row> {
 }
 
 fn text(rows: &[Row]) -> String {
-    let cells = |row: &Row| {
-        let inside = format!("{}/{}", row.port.container_port, row.port.protocol);
-        vec![row.endpoint.clone(), inside, port::host(&row.port)]
-    };
+    let cells =
+        |row: &Row| vec![row.endpoint.clone(), port::inside(&row.port), port::host(&row.port)];
     table(&["ENDPOINT", "PORT", "HOST"], rows.iter().map(cells))
 }

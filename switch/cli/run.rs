@@ -32,8 +32,8 @@ const NO_UPLINK: &str = "no-uplink";
 /// command cannot be executed, 127 if it is not found, 128 and the number of the signal that ended it.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-SPEC is [IP:]HOST:CTR[/tcp|udp]; CTR alone takes a free host port; both may be ranges. The server
-sees each client's own address.
+SPEC is [IP:]HOST:CTR[/tcp|udp][,splice]; CTR alone takes a free host port; both may be ranges. The
+server sees each client's own address; with splice it sees its own instead, which costs least.
 
 Examples:
   pontoon run -p 8080:80 -- python3 -m http.server 80
@@ -55,7 +55,7 @@ pub(crate) struct Run {
         short,
         long,
         value_name = "SPEC",
-        help = "Publish a port: [IP:]HOST:CTR[/tcp|udp], or CTR for a free host port; ranges too"
+        help = "Publish a port: [IP:]HOST:CTR[/tcp|udp][,splice], or CTR for a free one; ranges too"
     )]
     publish: Vec<String>,
     /// Publish each TCP port the command listens on, on a free host port

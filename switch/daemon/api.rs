@@ -266,6 +266,9 @@ pub struct PublishedPort {
     pub host_ip: String,
     /// The port listened on.
     pub host_port: u16,
+    /// Whether every client is relayed socket to socket, its address hidden from the container.
+    #[serde(default)]
+    pub splice: bool,
 }
 
 /// `POST` and `DELETE /v1/endpoints/{name}/ports`.
@@ -389,6 +392,12 @@ pub struct WorkerStats {
     pub sleeps: u64,
     /// Flows it carries.
     pub flows: u64,
+    /// Connections relayed socket to socket, past the bridge, since it began.
+    #[serde(default)]
+    pub spliced: u64,
+    /// Octets moved so.
+    #[serde(default)]
+    pub spliced_octets: u64,
 }
 
 /// `GET /v1/stats`.

@@ -201,22 +201,23 @@ impl Daemon {
 
     /// Takes back listeners, port and interface, and notes the new status.
     fn release(&self, at: u64, status: impl FnOnce(&Status) -> Status) {
-        let (network, published, port, keeper, veth) = {
+        let (network, published, port, kept, veth) = {
             let mut registry = self.registry();
             let Some(endpoint) = registry.endpoints.get_mut(&at) else { return };
             endpoint.status = status(&endpoint.status);
             let veth = (endpoint.kind == netns::Kind::Veth)
                 .then(|| (endpoint.name.clone(), endpoint.target.clone(), endpoint.ifname.clone()));
             let published = std::mem::take(&mut endpoint.published);
-            (endpoint.network, published, endpoint.port.take(), endpoint.keeper.take(), veth)
+            let kept = (endpoint.keeper.take(), endpoint.stock.take());
+            (endpoint.network, published, endpoint.port.take(), kept, veth)
         };
         for published in published.iter().rev() {
             self.switch.unpublish(published.id);
         }
         let Some(port) = port else { return };
         self.switch.remove_port(network, port);
-        // With the last descriptor a TAP goes.
-        drop(keeper);
+        // With the last descriptor a TAP goes, and with the last socket the namespace.
+        drop(kept);
         if let Some((name, target, ifname)) = veth
             && let Err(error) = netns::detach(&target, &ifname)
         {

@@ -6,13 +6,14 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use datapath::{MacAddr, PortId};
 use ipnet::IpNet;
 use nat::Protocol;
 use netns::Target;
-use worker::{NetworkId, PublishId};
+use worker::{NetworkId, PublishId, Stock};
 
 use crate::api;
 use crate::error::Error;
@@ -58,6 +59,8 @@ pub(crate) struct Published {
     pub(crate) protocol: Protocol,
     pub(crate) listen: SocketAddr,
     pub(crate) container: u16,
+    /// Every client is relayed socket to socket, its address hidden.
+    pub(crate) splice: bool,
 }
 
 /// An endpoint.
@@ -84,6 +87,9 @@ pub(crate) struct Endpoint {
     pub(crate) port: Option<PortId>,
     pub(crate) keeper: Option<Keeper>,
     pub(crate) published: Vec<Published>,
+    /// Sockets inside, from the first published TCP port on. Keeps the namespace, so it goes when the
+    /// endpoint does.
+    pub(crate) stock: Option<Arc<Stock>>,
     /// Who detaches it when its namespace ends.
     pub(crate) watcher: Option<Watcher>,
 }
@@ -169,6 +175,7 @@ impl Endpoint {
             port: None,
             keeper: None,
             published: Vec::new(),
+            stock: None,
             watcher: None,
         })
     }
@@ -245,6 +252,7 @@ impl Published {
             container_port: self.container,
             host_ip: self.listen.ip().to_string(),
             host_port: self.listen.port(),
+            splice: self.splice,
         }
     }
 }

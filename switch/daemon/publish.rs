@@ -7,12 +7,13 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
 use datapath::PortId;
 use nat::Protocol;
+use netns::{SocketMaker, Target};
 use nix::errno::Errno;
-use worker::{NetworkId, Publication};
+use worker::{NetworkId, Publication, Splice, Stock};
 
 use crate::api;
 use crate::endpoint::{Published, Status};
@@ -40,6 +41,8 @@ struct Inside {
     network: NetworkId,
     port: PortId,
     addresses: Vec<IpAddr>,
+    /// Sockets inside, where TCP ports are published and there can be any.
+    stock: Option<Arc<Stock>>,
 }
 
 impl Daemon {
@@ -112,19 +115,26 @@ impl Daemon {
             return Ok(());
         }
         let mut publisher = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
-        let inside = {
+        let (mut inside, target, inode) = {
             let registry = self.registry();
             let endpoint = registry.endpoints.get(&at);
             match endpoint.and_then(|endpoint| Some((endpoint, endpoint.port?))) {
-                Some((endpoint, port)) => Inside {
-                    name: endpoint.name.clone(),
-                    network: endpoint.network,
-                    port,
-                    addresses: endpoint.ips(),
-                },
+                Some((endpoint, port)) => {
+                    let inside = Inside {
+                        name: endpoint.name.clone(),
+                        network: endpoint.network,
+                        port,
+                        addresses: endpoint.ips(),
+                        stock: endpoint.stock.clone(),
+                    };
+                    (inside, endpoint.target.clone(), endpoint.netns_inode)
+                }
                 None => return Err(Error::NoEndpoint(at.to_string())),
             }
         };
+        if inside.stock.is_none() && specs.iter().any(|spec| spec.protocol == Protocol::Tcp) {
+            inside.stock = self.stock(&inside, &target, inode);
+        }
         self.check_budget(&publisher, specs)?;
         let mut made = Vec::new();
         if let Err(error) = self.bind_all(&mut publisher, &inside, specs, &mut made) {
@@ -135,6 +145,7 @@ impl Daemon {
         match registry.endpoints.get_mut(&at) {
             Some(endpoint) if endpoint.port == Some(inside.port) => {
                 endpoint.published.extend(made);
+                endpoint.stock = inside.stock;
                 Ok(())
             }
             // It was detached meanwhile.
@@ -144,6 +155,14 @@ impl Daemon {
                 Err(Error::NoEndpoint(inside.name))
             }
         }
+    }
+
+    /// Sockets inside the namespace, if it is still the one that was attached. Without them every
+    /// client comes over the bridge.
+    fn stock(&self, inside: &Inside, target: &Target, inode: u64) -> Option<Arc<Stock>> {
+        let maker = SocketMaker::open(target).ok().filter(|maker| maker.inode() == inode)?;
+        let has = |v4: bool| inside.addresses.iter().any(|addr| addr.is_ipv4() == v4);
+        self.switch.stock(maker, has(true), has(false)).ok()
     }
 
     fn take_back(&self, made: &[Published]) {
@@ -220,11 +239,13 @@ impl Daemon {
                 listen: *listen,
                 to: inside.addresses.clone(),
                 to_port: *container,
+                splice: inside.stock.clone().map(|stock| Splice { stock, everybody: spec.splice }),
             };
             match self.switch.publish_all(wanted.iter().map(publication).collect()) {
                 Ok(ids) => {
                     made.extend(ids.into_iter().zip(wanted).map(|(id, (listen, container))| {
-                        Published { id, protocol: spec.protocol, listen, container }
+                        let (protocol, splice) = (spec.protocol, spec.splice);
+                        Published { id, protocol, listen, container, splice }
                     }));
                     return Ok(());
                 }
@@ -311,6 +332,7 @@ fn covers(spec: &PublishSpec, published: &Published) -> bool {
     let Some(at) = spec.container.position(published.container) else { return false };
     let host = published.listen.port();
     published.protocol == spec.protocol
+        && (published.splice || !spec.splice)
         && spec.host.is_none_or(|range| range.position(host) == Some(at))
         && match spec.host_ip {
             Some(addr) => published.listen.ip() == addr,
@@ -331,7 +353,7 @@ mod tests {
 
     fn published(listen: &str, container: u16) -> Published {
         let (id, listen) = (PublishId(1), listen.parse().unwrap());
-        Published { id, protocol: Protocol::Tcp, listen, container }
+        Published { id, protocol: Protocol::Tcp, listen, container, splice: false }
     }
 
     fn names(text: &str, published: &Published) -> bool {
@@ -347,6 +369,9 @@ mod tests {
         }
         assert!(names("127.0.0.1:8080:80", &local) && names("80", &local));
         assert!(!names("8080:80", &local));
+        assert!(!names("8080:80,splice", &everywhere));
+        let spliced = Published { splice: true, ..everywhere };
+        assert!(names("8080:80,splice", &spliced) && names("8080:80", &spliced));
         for text in ["8081:80", "8080:81", "8080:80/udp", "127.0.0.1:8080:80", "8080-8081:79-80"] {
             assert!(!names(text, &everywhere), "{text}");
         }

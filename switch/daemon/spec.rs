@@ -1,4 +1,5 @@
-//! What a user writes to publish ports: `[IP:]HOST:CTR[/tcp|udp]`, as `docker run -p` takes it.
+//! What a user writes to publish ports: `[IP:]HOST:CTR[/tcp|udp][,splice]`, as `docker run -p` takes it
+//! but for the word behind the comma.
 //!
 //! Pure. A spec is one or more ports side by side; host and container ranges have equal lengths, so
 //! that the n-th host port always means the n-th container port.
@@ -66,13 +67,16 @@ pub struct PublishSpec {
     pub container: PortRange,
     /// TCP or UDP, never another.
     pub protocol: Protocol,
+    /// Relay every client socket to socket, which costs least and hides its address; TCP only.
+    pub splice: bool,
 }
 
 impl PublishSpec {
     /// A free host port for one port of the container, on every address: what `-P` means.
     #[must_use]
     pub const fn any_host_port(container: u16, protocol: Protocol) -> Self {
-        Self { host_ip: None, host: None, container: PortRange::one(container), protocol }
+        let container = PortRange::one(container);
+        Self { host_ip: None, host: None, container, protocol, splice: false }
     }
 
     /// Each container port with the host port asked for it.
@@ -98,14 +102,16 @@ impl fmt::Display for PublishSpec {
             (None, Some(_)) => f.write_str(":")?,
             (None, None) => {}
         }
-        write!(f, "{}/{}", self.container, self.protocol)
+        write!(f, "{}/{}", self.container, self.protocol)?;
+        if self.splice { f.write_str(",splice") } else { Ok(()) }
     }
 }
 
 /// Why a spec cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "publish {spec:?}: {why}; write [IP:]HOST:CTR[/tcp|udp], as in 8080:80 or 127.0.0.1:53:53/udp"
+    "publish {spec:?}: {why}; write [IP:]HOST:CTR[/tcp|udp][,splice], as in 8080:80 or \
+     127.0.0.1:53:53/udp"
 )]
 pub struct SpecError {
     spec: String,
@@ -126,6 +132,10 @@ enum Why {
     Brackets,
     #[error("{0:?} is neither tcp nor udp")]
     Protocol(String),
+    #[error("{0:?} is no option; the one there is, is splice")]
+    Option(String),
+    #[error("datagrams cannot be spliced")]
+    SplicedUdp,
 }
 
 impl FromStr for PublishSpec {
@@ -137,12 +147,20 @@ impl FromStr for PublishSpec {
 }
 
 fn parse(text: &str) -> Result<PublishSpec, Why> {
+    let (text, splice) = match text.split_once(',') {
+        None => (text, false),
+        Some((text, "splice")) => (text, true),
+        Some((_, other)) => return Err(Why::Option(other.to_owned())),
+    };
     let (ports, protocol) = match text.rsplit_once('/') {
         None => (text, Protocol::Tcp),
         Some((ports, "tcp")) => (ports, Protocol::Tcp),
         Some((ports, "udp")) => (ports, Protocol::Udp),
         Some((_, other)) => return Err(Why::Protocol(other.to_owned())),
     };
+    if splice && protocol == Protocol::Udp {
+        return Err(Why::SplicedUdp);
+    }
     let (host_ip, ports) = match ports.strip_prefix('[') {
         Some(rest) => {
             let (addr, ports) = rest.split_once("]:").ok_or(Why::Brackets)?;
@@ -167,7 +185,7 @@ fn parse(text: &str) -> Result<PublishSpec, Why> {
     {
         return Err(Why::Lengths { host: host.count(), container: container.count() });
     }
-    Ok(PublishSpec { host_ip, host, container, protocol })
+    Ok(PublishSpec { host_ip, host, container, protocol, splice })
 }
 
 fn range(text: &str) -> Result<PortRange, Why> {
@@ -232,6 +250,16 @@ mod tests {
     }
 
     #[test]
+    fn a_tcp_port_may_be_spliced() {
+        assert!(spec("8080:80,splice").splice && spec("[::1]:1-3:4-6/tcp,splice").splice);
+        assert!(!spec("8080:80").splice);
+        assert!(refusal("53:53/udp,splice").contains("datagrams"));
+        for text in ["80,", "80,slice", "80,splice,splice", "80,splice/tcp", ",splice"] {
+            assert!(refusal(text).starts_with("publish "), "{text}");
+        }
+    }
+
+    #[test]
     fn ranges_pair_their_ports_in_order() {
         let pairs: Vec<_> = spec("8000-8002:80-82").pairs().collect();
         assert_eq!(pairs, [(Some(8000), 80), (Some(8001), 81), (Some(8002), 82)]);
@@ -241,7 +269,7 @@ mod tests {
 
     #[test]
     fn what_is_printed_reads_back_the_same() {
-        for text in ["8080:80", "80/udp", "1.2.3.4::80", "[::1]:1-3:4-6/udp", "9:9"] {
+        for text in ["8080:80", "80/udp", "1.2.3.4::80", "[::1]:1-3:4-6/udp", "9:9", "9:9,splice"] {
             assert_eq!(spec(&spec(text).to_string()), spec(text));
         }
     }

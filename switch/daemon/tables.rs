@@ -96,6 +96,8 @@ impl Daemon {
             turns: worker.turns,
             sleeps: worker.sleeps,
             flows: worker.flows,
+            spliced: worker.spliced,
+            spliced_octets: worker.spliced_octets,
         });
         Ok(api::Stats { ports, workers: workers.collect() })
     }

@@ -23,6 +23,10 @@ pub enum Kind {
     TcpListener = 4,
     /// A published UDP port's socket.
     UdpListener = 5,
+    /// The client's end of a spliced connection.
+    SpliceClient = 6,
+    /// The container's end of a spliced connection, which also names the whole.
+    SpliceInside = 7,
 }
 
 impl Kind {
@@ -33,6 +37,8 @@ impl Kind {
             3 => Some(Self::Echo),
             4 => Some(Self::TcpListener),
             5 => Some(Self::UdpListener),
+            6 => Some(Self::SpliceClient),
+            7 => Some(Self::SpliceInside),
             _ => None,
         }
     }
@@ -64,6 +70,11 @@ impl Key {
     #[expect(clippy::cast_possible_truncation, reason = "takes the field apart")]
     pub const fn kind(self) -> Option<Kind> {
         Kind::from_u8((self.0 >> 48) as u8)
+    }
+
+    /// The key of another kind with the same place, for what has an end of each.
+    pub(crate) const fn of_kind(self, kind: Kind) -> Self {
+        Self(self.0 & !(0xff << 48) | (kind as u64) << 48)
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "takes the field apart")]

@@ -5,7 +5,7 @@
 //! for all networks; it is called with a packet or a ready socket, and leaves frames in the outbox.
 //!
 //! Read `key.rs` for how flows are named, `tcp/` for TCP, `datagram.rs` for UDP and echo, `publish.rs`
-//! for published ports, `limits.rs` for the bounds.
+//! for published ports, `splice/` for those relayed socket to socket, `limits.rs` for the bounds.
 
 #![forbid(unsafe_code)]
 
@@ -24,6 +24,7 @@ mod quote;
 mod relay;
 mod shared;
 mod socket;
+mod splice;
 mod tcp;
 mod timers;
 mod train;
@@ -34,3 +35,4 @@ pub use limits::Limits;
 pub use published::{Publication, Published};
 pub use relay::Relay;
 pub use shared::Shared;
+pub use splice::{Orders, Splice, Stock, Supplies, keep_filled};

@@ -26,6 +26,7 @@ use crate::outlet::Trouble;
 use crate::published::{Publication, Published, Socket, TcpPublished, UdpPublished};
 use crate::shared::Shared;
 use crate::socket;
+use crate::splice::Splices;
 use crate::tcp::{Client, Tcp};
 use crate::train::{Load, Train};
 
@@ -140,7 +141,13 @@ impl Publisher {
     }
 
     /// Takes waiting connections.
-    pub(crate) fn accept(&mut self, key: Key, tcp: &mut Tcp, ctx: &mut Context<'_>) {
+    pub(crate) fn accept(
+        &mut self,
+        key: Key,
+        tcp: &mut Tcp,
+        splices: &mut Splices,
+        ctx: &mut Context<'_>,
+    ) {
         let Some(published) = self.tcp.get(key) else { return };
         for _ in 0..SHARE {
             let (stream, peer) = match published.listener.accept() {
@@ -165,8 +172,13 @@ impl Publisher {
                 .zip(published.publication.inside_for(peer.ip()))
                 .ok_or(DropReason::NoSocket)
                 .and_then(|(local, inside)| {
-                    let Publication { zone, port, .. } = published.publication;
-                    tcp.accept(Client { zone, port, inside, stream, peer, local }, ctx)
+                    let Publication { zone, port, splice, .. } = &published.publication;
+                    let (zone, port) = (*zone, *port);
+                    let client = Client { zone, port, inside, stream, peer, local };
+                    match splices.accept(splice.as_ref(), client, ctx) {
+                        Some(client) => tcp.accept(client, ctx),
+                        None => Ok(()),
+                    }
                 });
             if let Err(reason) = reason {
                 ctx.dp.gateway_counters().not_sent(reason);

@@ -11,6 +11,7 @@ use nat::{Entry, Protocol, TransportAddr, Tuple, Zone};
 
 use crate::outlet::Outlet;
 use crate::socket;
+use crate::splice::Splice;
 
 /// A port to be published.
 #[derive(Clone, Debug)]
@@ -27,6 +28,8 @@ pub struct Publication {
     pub to: Vec<IpAddr>,
     /// The container's port number.
     pub to_port: u16,
+    /// How TCP clients may be relayed past the bridge: those of the host's loopback, or all.
+    pub splice: Option<Splice>,
 }
 
 /// A published port whose socket is bound, ready to be served by a worker.

@@ -13,7 +13,8 @@ use crate::key::{Key, Kind};
 use crate::publish::Publisher;
 use crate::published::Published;
 use crate::shared::Shared;
-use crate::tcp::Tcp;
+use crate::splice::Splices;
+use crate::tcp::{Client, Tcp};
 
 /// How often silent datagram flows are looked for.
 const SWEEP: Duration = Duration::from_secs(2);
@@ -25,8 +26,9 @@ pub struct Relay {
     tcp: Tcp,
     datagrams: Datagrams,
     publisher: Publisher,
+    splices: Splices,
     next_sweep: Option<Instant>,
-    /// Whose turn it is of those with more to do: TCP, datagrams, listeners.
+    /// Whose turn it is of those with more to do: TCP, datagrams, listeners, spliced connections.
     turn: usize,
 }
 
@@ -42,6 +44,7 @@ impl Relay {
             tcp: Tcp::new(worker, Arc::clone(&shared.limits), registry.try_clone()?),
             datagrams: Datagrams::new(worker, Arc::clone(shared), registry.try_clone()?),
             publisher: Publisher::new(worker, Arc::clone(shared), registry.try_clone()?),
+            splices: Splices::new(worker, Arc::clone(&shared.limits), registry.try_clone()?),
             next_sweep: None,
             turn: 0,
         })
@@ -86,7 +89,9 @@ impl Relay {
             Some(Kind::Tcp) => self.tcp.segment(key, received, packet, ctx),
             Some(Kind::Udp | Kind::Echo) => self.datagrams.outbound(received, packet, tuple, ctx),
             Some(Kind::UdpListener) => self.publisher.answer(key, received, packet, tuple, ctx),
-            Some(Kind::TcpListener) | None => Err(DropReason::NoFlow),
+            Some(Kind::TcpListener | Kind::SpliceClient | Kind::SpliceInside) | None => {
+                Err(DropReason::NoFlow)
+            }
         }
     }
 
@@ -103,6 +108,7 @@ impl Relay {
             Kind::Tcp => self.tcp.zone_of(key),
             Kind::Udp | Kind::Echo => self.datagrams.zone_of(key),
             Kind::TcpListener | Kind::UdpListener => self.publisher.zone_of(key),
+            Kind::SpliceClient | Kind::SpliceInside => self.splices.zone_of(key),
         }
     }
 
@@ -112,7 +118,7 @@ impl Relay {
             Some(Kind::Tcp) => self.tcp.ready(key, readiness, ctx),
             Some(Kind::Udp | Kind::Echo) => self.datagrams.ready(key, readiness, ctx),
             Some(Kind::TcpListener) => {
-                self.publisher.accept(key, &mut self.tcp, ctx);
+                self.publisher.accept(key, &mut self.tcp, &mut self.splices, ctx);
                 if self.publisher.is_stranded() {
                     self.next_sweep.get_or_insert(ctx.now + SWEEP);
                 }
@@ -121,7 +127,19 @@ impl Relay {
                 self.next_sweep.get_or_insert(ctx.now + SWEEP);
                 self.publisher.inbound(key, ctx);
             }
+            Some(Kind::SpliceClient | Kind::SpliceInside) => {
+                if let Some(client) = self.splices.ready(key, readiness, ctx) {
+                    self.over_the_bridge(client, ctx);
+                }
+            }
             None => {}
+        }
+    }
+
+    /// A client that could not be spliced is relayed as if that had never been tried.
+    fn over_the_bridge(&mut self, client: Client, ctx: &mut Context<'_>) {
+        if let Err(reason) = self.tcp.accept(client, ctx) {
+            ctx.dp.gateway_counters().not_sent(reason);
         }
     }
 
@@ -135,17 +153,23 @@ impl Relay {
     /// Flows and sockets with more to do than their share of a turn.
     #[must_use]
     pub fn queued(&self) -> usize {
-        self.tcp.queued() + self.datagrams.queued() + self.publisher.queued()
+        self.tcp.queued()
+            + self.datagrams.queued()
+            + self.publisher.queued()
+            + self.splices.queued()
     }
 
     /// The next of those, with its network: of each kind in turn, so that none waits for all of another.
     pub fn next_queued(&mut self) -> Option<(Zone, Key)> {
-        let Self { tcp, datagrams, publisher, turn, .. } = self;
+        let Self { tcp, datagrams, publisher, splices, turn, .. } = self;
         in_turn(
             turn,
-            [&mut || tcp.next_queued(), &mut || datagrams.next_queued(), &mut || {
-                publisher.next_queued()
-            }],
+            [
+                &mut || tcp.next_queued(),
+                &mut || datagrams.next_queued(),
+                &mut || publisher.next_queued(),
+                &mut || splices.next_queued(),
+            ],
         )
     }
 
@@ -153,6 +177,7 @@ impl Relay {
     pub fn serve_queued(&mut self, key: Key, ctx: &mut Context<'_>) {
         match key.kind() {
             Some(Kind::Tcp) => self.tcp.serve_queued(key),
+            Some(Kind::SpliceClient | Kind::SpliceInside) => self.splices.serve_queued(key, ctx),
             _ => self.ready(key, Readiness { readable: true, ..Readiness::default() }, ctx),
         }
     }
@@ -160,17 +185,27 @@ impl Relay {
     /// When something is due.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        [self.tcp.poll_timeout(), self.next_sweep].into_iter().flatten().min()
+        [self.tcp.poll_timeout(), self.splices.poll_timeout(), self.next_sweep]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// A flow that is due, with its network; call until there is none.
     pub fn next_due(&mut self, now: Instant) -> Option<(Zone, Key)> {
-        self.tcp.next_due(now)
+        self.tcp.next_due(now).or_else(|| self.splices.next_due(now))
     }
 
     /// What was awaited of that flow did not happen.
     pub fn timeout(&mut self, key: Key, ctx: &mut Context<'_>) {
-        self.tcp.timeout(key, ctx);
+        match key.kind() {
+            Some(Kind::SpliceInside) => {
+                if let Some(client) = self.splices.timeout(key, ctx) {
+                    self.over_the_bridge(client, ctx);
+                }
+            }
+            _ => self.tcp.timeout(key, ctx),
+        }
     }
 
     /// Forgets silent datagram flows, if it is time. Does nothing early.
@@ -207,6 +242,7 @@ impl Relay {
         for key in self.tcp.of_port(ctx.zone(), port) {
             self.tcp.abandon(key, ctx);
         }
+        self.splices.end(ctx.zone(), port, ctx);
         let conntrack = &ctx.dp.network().conntrack;
         self.datagrams.end(ctx.zone(), port, conntrack);
         self.publisher.end(ctx.zone(), port, conntrack);
@@ -215,7 +251,13 @@ impl Relay {
     /// Flows and mappings of this worker.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.tcp.len() + self.datagrams.len()
+        self.tcp.len() + self.datagrams.len() + self.splices.len()
+    }
+
+    /// Connections spliced so far, and octets moved so.
+    #[must_use]
+    pub const fn spliced(&self) -> (u64, u64) {
+        self.splices.counts()
     }
 
     /// Whether it has none.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use datapath::{Gateway, IpMtu, MacAddr, Offloads, PortId, PortRole, Uplink};
 use nat::Protocol;
+use relay::Splice;
 
 /// A network of the switch, chosen by whoever creates it; also its conntrack zone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -79,6 +80,9 @@ pub struct Publication {
     pub to: Vec<IpAddr>,
     /// The container's port number.
     pub to_port: u16,
+    /// How TCP clients may be relayed past the bridge: those of the host's loopback, or all; `None`
+    /// leaves every client to the bridge.
+    pub splice: Option<Splice>,
 }
 
 /// What happens without having been asked for.
@@ -180,4 +184,8 @@ pub struct WorkerStats {
     pub sleeps: u64,
     /// Flows it carries.
     pub flows: u64,
+    /// Connections relayed socket to socket, past the bridge, since it began.
+    pub spliced: u64,
+    /// Octets moved so.
+    pub spliced_octets: u64,
 }

@@ -19,4 +19,5 @@ pub use control::{
     Publication, PublishId, WorkerStats,
 };
 pub use datapath::{Gateway, Uplink};
+pub use relay::{Splice, Stock};
 pub use switch::Switch;

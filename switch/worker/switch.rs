@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant as HostInstant};
 
@@ -18,7 +18,7 @@ use mio::{Poll, Waker};
 use nat::{Conntrack, Direction, Profile, Protocol, Zone};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
-use relay::{Key, Limits, Published, Relay, Shared};
+use relay::{Key, Limits, Published, Relay, Shared, Stock, Supplies};
 use smoltcp::time::Instant;
 
 use crate::command::{Command, Done};
@@ -77,6 +77,8 @@ pub struct Switch {
     conntrack: Arc<Conntrack>,
     epoch: HostInstant,
     state: Mutex<State>,
+    /// There is nobody to fill stocks before the first.
+    supplies: OnceLock<Supplies>,
 }
 
 impl Switch {
@@ -147,7 +149,7 @@ impl Switch {
             outcome.recv().map_err(io::Error::other)??;
         }
         let state = Mutex::default();
-        Ok((Self { workers, conntrack, epoch, state }, told))
+        Ok((Self { workers, conntrack, epoch, state, supplies: OnceLock::new() }, told))
     }
 
     /// Threads of the switch, which is the number of queues a port should have.
@@ -306,6 +308,7 @@ impl Switch {
                 listen: publication.listen,
                 to: publication.to,
                 to_port: publication.to_port,
+                splice: publication.splice,
             })
             .map_err(|error| (place, error))
         };
@@ -357,6 +360,26 @@ impl Switch {
             bound = Published::bind(publication.clone());
         }
         bound
+    }
+
+    /// A stock of sockets inside a container's namespace, for [`Publication::splice`], made while
+    /// the caller waits: [`netns::SocketMaker::make`] says how long. Keeps
+    /// the namespace: to be dropped when the container ends.
+    ///
+    /// # Errors
+    ///
+    /// The thread that fills stocks cannot be made.
+    pub fn stock(&self, maker: netns::SocketMaker, v4: bool, v6: bool) -> io::Result<Arc<Stock>> {
+        if self.supplies.get().is_none() {
+            let (supplies, orders) = Supplies::new();
+            // Of two made at once, the one that is not kept ends for want of an asker.
+            thread::Builder::new()
+                .name("sockets".into())
+                .spawn(move || relay::keep_filled(&orders))?;
+            let _ = self.supplies.set(supplies);
+        }
+        let supplies = self.supplies.get().ok_or(io::ErrorKind::NotFound)?;
+        Ok(supplies.stock(maker, v4, v6))
     }
 
     /// Stops listening. TCP connections that came by it stay until they end.
@@ -481,6 +504,8 @@ impl Switch {
                 turns: worker.tally.turns.load(Relaxed),
                 sleeps: worker.tally.sleeps.load(Relaxed),
                 flows: worker.tally.flows.load(Relaxed),
+                spliced: worker.tally.spliced.load(Relaxed),
+                spliced_octets: worker.tally.spliced_octets.load(Relaxed),
             })
             .collect()
     }

@@ -49,6 +49,8 @@ pub(crate) struct Tally {
     pub(crate) turns: AtomicU64,
     pub(crate) sleeps: AtomicU64,
     pub(crate) flows: AtomicU64,
+    pub(crate) spliced: AtomicU64,
+    pub(crate) spliced_octets: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -138,6 +140,9 @@ impl Worker {
             self.serve_relay(now);
             self.serve_time(now);
             self.setup.tally.flows.store(self.setup.relay.len() as u64, Relaxed);
+            let (spliced, octets) = self.setup.relay.spliced();
+            self.setup.tally.spliced.store(spliced, Relaxed);
+            self.setup.tally.spliced_octets.store(octets, Relaxed);
             if !events.is_empty() {
                 self.last_work = now;
             }

@@ -8,8 +8,8 @@ use std::process::{Child, Command, Stdio};
 
 use netns::{
     EndpointConfig, Error, ExecConfig, Kind, Mounts, NewUser, Opened, Running, SocketKind,
-    SpawnConfig, Target, attach, detach, exec_in, exit_code, look, named, set_gateways, sockets_in,
-    spawn_in_new_namespaces,
+    SocketMaker, SpawnConfig, Target, attach, detach, exec_in, exit_code, look, named,
+    set_gateways, sockets_in, spawn_in_new_namespaces,
 };
 
 use crate::Case;
@@ -115,6 +115,22 @@ fn endpoints_of_two_users_namespaces_meet() {
         });
     }
     tcp_between_guests();
+    sockets_are_made_where_they_were_wanted_first();
+}
+
+/// Process numbers are used again; the namespace is the one that was opened.
+fn sockets_are_made_where_they_were_wanted_first() {
+    use nix::sys::socket::{SockaddrIn, bind};
+    use std::os::fd::AsRawFd;
+    let guest = Guest::new(NewUser::MapRoot, false);
+    let maker = SocketMaker::open(&guest.target()).expect("open");
+    assert_eq!(maker.inode(), guest.target().open().expect("open").inode());
+    drop(guest);
+    let sockets = maker.make(SocketKind::Tcp4, 100).expect("made without the process");
+    assert_eq!(sockets.len(), 100);
+    let low: SockaddrIn = "0.0.0.0:81".parse().expect("an address");
+    bind(sockets[0].as_raw_fd(), &low).expect("a port of a namespace where we may");
+    maker.make(SocketKind::Tcp6, 254).expect_err("more than an answer carries");
 }
 
 fn tcp_between_guests() {

@@ -150,7 +150,7 @@ fn publish(lab: &mut Session) -> Result<(), Stop> {
     lab.type_in("pontoon publish add netns0 5000:5000")?;
     lab.is_seen_as(THE_WORLD, PUBLISHED, ROUTER)?;
     lab.is_seen_as(Place::Host, PUBLISHED, HOST)?;
-    lab.is_seen_as(Place::Host, "127.0.0.1:5000", GATEWAY)?;
+    lab.is_seen_as(Place::Host, "127.0.0.1:5000", ADDR0)?;
     lab.is_seen_as(NETNS1, PUBLISHED, HOST)
 }
 

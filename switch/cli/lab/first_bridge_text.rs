@@ -84,8 +84,8 @@ modprobe br_netfilter; curl 10.0.2.15:5000",
           for packets that come in, another for those that start here (they never pass PREROUTING), and \
           a module for the other container. Pontoon listens on \
           the host and calls the container in the client's own name, so the server's log shows the \
-          client. Two have no name the container could answer to: 127.0.0.1, which calls as the \
-          gateway, and its own neighbour, which calls as the host (hairpin NAT, RFC 4787 REQ-9): an \
+          client. Two have no name the container could answer to: 127.0.0.1, which is put through inside \
+          the namespace and calls as the container itself, and its own neighbour, which calls as the host (hairpin NAT, RFC 4787 REQ-9): an \
           answer straight to the neighbour would come from an address it never called.",
 };
 

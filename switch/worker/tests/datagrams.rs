@@ -37,6 +37,7 @@ fn publish(lab: &Lab, container: &Container, protocol: Protocol, listen: SocketA
         listen,
         to: vec![container.addr, container.addr6],
         to_port: 80,
+        splice: None,
     };
     lab.host.with(|| lab.switch.publish(publication)).unwrap();
 }
@@ -534,6 +535,7 @@ fn thousands_of_ports_are_published_at_once_all_of_them_or_none() {
             listen: at("0.0.0.0", port),
             to: vec![container.addr],
             to_port: 80,
+            splice: None,
         });
         lab.host.with(|| Ok(lab.switch.publish_all(publications.collect()))).unwrap()
     };

@@ -37,6 +37,7 @@ fn no_client_of_a_published_port_is_forgotten_for_want_of_descriptors() {
         listen: at("0.0.0.0", 8080),
         to: vec![container.addr],
         to_port: 80,
+        splice: None,
     };
     lab.host.with(|| lab.switch.publish(publication)).unwrap();
     let over = Arc::new(AtomicBool::new(false));

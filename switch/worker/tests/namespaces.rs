@@ -253,6 +253,7 @@ fn a_published_port_shows_the_client_to_the_container() {
                     listen,
                     to: vec![container.addr, container.addr6],
                     to_port: 80,
+                    splice: None,
                 })
             })
         };
@@ -304,6 +305,7 @@ fn a_closed_container_port_resets_the_client_and_a_removed_port_ends_its_flows()
                 listen: at("0.0.0.0", 8080),
                 to: vec![container.addr],
                 to_port: 80,
+                splice: None,
             })
         })
         .unwrap();

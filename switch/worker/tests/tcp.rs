@@ -33,6 +33,7 @@ fn publish(lab: &Lab, station: &Station) {
         listen: at("0.0.0.0", 8080),
         to: vec![IpAddr::V4(station.v4)],
         to_port: 80,
+        splice: None,
     };
     lab.host.with(|| lab.switch.publish(publication)).unwrap();
 }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::thread::JoinHandle;
 
 use crate::Case;
-use crate::lab::{Container, DEADLINE, Daemon};
+use crate::lab::{Container, DEADLINE, Daemon, until};
 
 pub(crate) const CASES: &[Case] = &[
     ("a published port leads to the container", a_published_port_leads_to_the_container),
@@ -13,6 +13,8 @@ pub(crate) const CASES: &[Case] = &[
     ("all ports of a request are published or none", all_or_none),
     ("free host ports are found one after the other", free_host_ports_are_found),
     ("a port is refused with the name of who has it", a_port_is_refused_by_name),
+    ("a port may be spliced for every client", a_port_may_be_spliced_for_every_client),
+    ("an ended container's namespace is let go", an_ended_containers_namespace_is_let_go),
 ];
 
 /// A server in the container that answers one client with its address.
@@ -124,4 +126,69 @@ fn a_port_is_refused_by_name() {
     assert!(refused.contains("descriptors") || refused.contains("cannot listen"), "{refused}");
     daemon.client.detach("c1").expect("detached");
     publish("c2", "8080:80").expect("free again");
+}
+
+/// Connects to `addr` until the container sees `own` as the client's address.
+fn seen_from_inside(container: &Container, addr: &str, own: IpAddr) {
+    let deadline = std::time::Instant::now() + DEADLINE;
+    loop {
+        let server = serve_once(container, 80);
+        greeted_by(addr.parse().expect("an address"));
+        let seen = server.join().expect("the server");
+        if seen == own {
+            return;
+        }
+        // Sockets inside are made beside the first connections.
+        assert!(std::time::Instant::now() < deadline, "{addr}: the container sees {seen}");
+    }
+}
+
+fn a_port_may_be_spliced_for_every_client() {
+    let daemon = Daemon::start();
+    let container = Container::new();
+    let endpoint = daemon.attach(&container, "c1");
+    let own: IpAddr = endpoint.ip_address.parse().expect("an address");
+    let publish = |spec: &str| daemon.client.publish("c1", vec![spec.to_owned()]);
+    let ports = publish("8080:80/tcp,splice").expect("published");
+    assert!(ports.iter().all(|port| port.splice && port.host_port == 8080));
+    assert!(!publish("8081:80").expect("published")[0].splice);
+    // The host's address on the bridge is not loopback.
+    seen_from_inside(&container, "172.17.0.1:8080", own);
+    seen_from_inside(&container, "127.0.0.1:8081", own);
+    let server = serve_once(&container, 80);
+    greeted_by("172.17.0.1:8081".parse().expect("an address"));
+    assert_eq!(server.join().expect("the server"), IpAddr::from([172, 17, 0, 1]));
+    let spliced: u64 =
+        daemon.client.stats(None).expect("counts").workers.iter().map(|w| w.spliced).sum();
+    assert!(spliced >= 2, "{spliced}");
+    let udp = publish("53:53/udp,splice").expect_err("no stream").to_string();
+    assert!(udp.contains("datagrams cannot be spliced"), "{udp}");
+    let unpublish = |spec: &str| daemon.client.unpublish("c1", vec![spec.to_owned()]);
+    unpublish("8081:80,splice").expect_err("that one is not");
+    unpublish("8080:80,splice").expect("taken back");
+    unpublish("8081:80").expect("taken back");
+    assert!(daemon.client.endpoint("c1").expect("found").ports.is_empty());
+}
+
+/// Descriptors of the daemon's that are sockets or network namespaces.
+fn sockets_and_namespaces(daemon: &Daemon) -> usize {
+    let links = std::fs::read_dir(format!("/proc/{}/fd", daemon.pid())).expect("our child");
+    let links = links.filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok());
+    let kinds = links.map(|link| link.to_string_lossy().into_owned());
+    kinds.filter(|kind| kind.starts_with("socket:") || kind.starts_with("net:")).count()
+}
+
+fn an_ended_containers_namespace_is_let_go() {
+    let daemon = Daemon::start();
+    let before = sockets_and_namespaces(&daemon);
+    let mut container = Container::new();
+    let endpoint = daemon.attach(&container, "c1");
+    let own: IpAddr = endpoint.ip_address.parse().expect("an address");
+    daemon.client.publish("c1", vec!["8080:80".into()]).expect("published");
+    seen_from_inside(&container, "127.0.0.1:8080", own);
+    assert!(sockets_and_namespaces(&daemon) > before + 2, "listeners, and sockets inside");
+    container.end();
+    until("the endpoint's end", || daemon.client.endpoint("c1").is_err().then_some(()));
+    until("everything to be closed", || (sockets_and_namespaces(&daemon) <= before).then_some(()));
+    TcpListener::bind("0.0.0.0:8080").expect("nobody listens there any more");
 }
