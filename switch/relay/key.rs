@@ -114,6 +114,9 @@ pub(crate) fn account(zone: Zone, port: PortId) -> Account {
     Account(u32::from(zone.0) << 16 | u32::from(port.0))
 }
 
+/// Things whose memory an arena keeps when it is empty; of more it gives all back.
+const KEPT: usize = 1024;
+
 /// Things of one kind, named by [`Key`]s.
 #[derive(Debug)]
 pub(crate) struct Arena<T> {
@@ -153,7 +156,11 @@ impl<T> Arena<T> {
     pub(crate) fn remove(&mut self, key: Key) -> Option<T> {
         self.get(key)?;
         let (_, place) = key.place();
-        self.things.try_remove(place).map(|(_, thing)| thing)
+        let removed = self.things.try_remove(place).map(|(_, thing)| thing);
+        if self.things.is_empty() && self.things.capacity() > KEPT {
+            self.things = Slab::new();
+        }
+        removed
     }
 
     /// Where the key's thing is, if it is one of ours.
@@ -196,5 +203,17 @@ mod tests {
         assert_eq!(Arena::<&str>::new(4, Kind::Udp).get(second), None);
         assert_eq!(Key::from(Token::from(second)), second);
         assert_eq!(arena.get(Key::from(Owner::from(second))), Some(&"second"));
+    }
+    #[test]
+    fn an_arena_that_was_large_gives_its_memory_back_once_it_is_empty() {
+        let mut arena = Arena::new(0, Kind::Tcp);
+        let keys: Vec<_> = (0..3 * KEPT).map(|thing| arena.insert(thing)).collect();
+        for key in &keys {
+            assert!(arena.remove(*key).is_some());
+        }
+        assert!(arena.things.capacity() <= KEPT);
+        let next = arena.insert(7);
+        assert!(!keys.contains(&next));
+        assert_eq!((arena.get(next), arena.get(keys[0])), (Some(&7), None));
     }
 }

@@ -166,7 +166,6 @@ impl Publisher {
             };
             let reason = stream
                 .set_nonblocking(true)
-                .and_then(|()| socket::prepare_stream(&stream))
                 .and_then(|()| stream.local_addr())
                 .ok()
                 .zip(published.publication.inside_for(peer.ip()))

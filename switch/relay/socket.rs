@@ -43,12 +43,13 @@ pub(crate) fn connect(to: SocketAddr) -> io::Result<TcpStream> {
 }
 
 /// What every TCP socket that carries a flow has: no delay of small segments (the container's own stack
-/// has already decided), urgent octets where they stand in the stream, so that none is lost, and keepalive, so that a dead far side is found (RFC 5382 REQ-5 lets an idle
-/// connection live; 7,200 s is RFC 9293 §3.8.4's default).
-pub(crate) fn prepare_stream(stream: &TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    socket::setsockopt(stream, sockopt::OobInline, &true)?;
-    socket::setsockopt(stream, sockopt::KeepAlive, &true)?;
+/// has already decided), urgent octets where they stand in the stream, so that none is lost, and
+/// keepalive, so that a dead far side is found (RFC 5382 REQ-5 lets an idle connection live; 7,200 s is
+/// RFC 9293 §3.8.4's default). A listener's connections have what it has (`sk_clone_lock`).
+pub(crate) fn prepare_stream(fd: &impl AsFd) -> io::Result<()> {
+    socket::setsockopt(fd, sockopt::TcpNoDelay, &true)?;
+    socket::setsockopt(fd, sockopt::OobInline, &true)?;
+    socket::setsockopt(fd, sockopt::KeepAlive, &true)?;
     Ok(())
 }
 
@@ -63,6 +64,7 @@ pub(crate) fn listen_tcp(addr: SocketAddr) -> io::Result<TcpListener> {
         socket::setsockopt(&fd, sockopt::Ipv6V6Only, &true)?;
     }
     socket::setsockopt(&fd, sockopt::ReuseAddr, &true)?;
+    prepare_stream(&fd)?;
     socket::bind(fd.as_raw_fd(), &SockaddrStorage::from(addr))?;
     socket::listen(&fd, Backlog::new(BACKLOG)?)?;
     Ok(TcpListener::from(fd))
@@ -181,5 +183,25 @@ pub(crate) fn write_some(
     match socket::send(fd.as_raw_fd(), octets, flags) {
         Err(Errno::EAGAIN) => Ok(0),
         result => result,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listeners_connections_have_what_every_flows_socket_has() {
+        for addr in ["127.0.0.1:0", "[::1]:0"] {
+            let listener = listen_tcp(addr.parse().unwrap()).unwrap();
+            let client = connect(listener.local_addr().unwrap()).unwrap();
+            listener.set_nonblocking(false).unwrap();
+            let (accepted, _) = listener.accept().unwrap();
+            for stream in [client, accepted] {
+                assert!(socket::getsockopt(&stream, sockopt::TcpNoDelay).unwrap());
+                assert!(socket::getsockopt(&stream, sockopt::OobInline).unwrap());
+                assert!(socket::getsockopt(&stream, sockopt::KeepAlive).unwrap());
+            }
+        }
     }
 }

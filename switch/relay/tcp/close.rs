@@ -11,7 +11,7 @@ use crate::socket;
 impl Tcp {
     /// Takes a flow out of every table; dropping it closes its socket and returns its lease, and the
     /// room of what waited.
-    pub(crate) fn take(&mut self, key: Key, ctx: &Context<'_>) -> Option<Flow> {
+    pub(crate) fn take(&mut self, key: Key, ctx: &Context<'_>) -> Option<Box<Flow>> {
         let flow = self.flows.remove(key)?;
         ctx.dp.network().conntrack.remove(&flow.entry);
         Some(flow)
@@ -38,7 +38,7 @@ impl Tcp {
     /// Ends a flow in which nothing is left to say in either direction. Nothing is kept to answer a FIN
     /// sent again: its sender has closed already, and a reset then only confirms it.
     pub(super) fn finish_if_over(&mut self, key: Key, ctx: &mut Context<'_>) {
-        if !self.flows.get(key).is_some_and(Flow::finished) {
+        if !self.flows.get(key).is_some_and(|flow| flow.finished()) {
             return;
         }
         // Octets left unread would make the close a reset (RFC 2525 §2.17).

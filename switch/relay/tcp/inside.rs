@@ -114,7 +114,7 @@ impl Tcp {
     ) -> Result<(), DropReason> {
         self.owe_ack(key);
         let flow = self.flows.get_mut(key).ok_or(DropReason::NoFlow)?;
-        flow.rcv.note_urgent(segment);
+        flow.note_urgent(segment);
         let nxt = flow.rcv.nxt;
         if segment.seq.since(flow.rcv.expected()) > 0 {
             // A gap. Our acknowledgment, at once and again, is what the container needs to fill it.

@@ -187,7 +187,7 @@ impl Tcp {
             }
         }
         let deadline = ctx.now + flow.snd.timeout();
-        let entered = self.flows.insert(flow);
+        let entered = self.flows.insert(Box::new(flow));
         debug_assert_eq!(entered, key, "the key given before is the key got");
         self.schedule(key, deadline, ctx.now);
         Ok(key)

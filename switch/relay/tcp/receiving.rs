@@ -38,8 +38,6 @@ pub(crate) struct Receiving {
     /// There was no room to keep what the host socket did not take: the window is closed until it takes
     /// again, as Linux does when memory runs out (`__tcp_select_window`).
     pub(crate) squeezed: bool,
-    /// The urgent octet that was not passed on yet.
-    pub(crate) urgent: Option<Seq>,
     /// What waits; nothing, nearly always.
     pub(crate) held: Option<Box<Held>>,
 }
@@ -51,7 +49,15 @@ pub(crate) struct Held {
     pub(crate) pending: VecDeque<u8>,
     /// Received beyond a gap.
     pub(crate) ahead: Ahead,
+    /// The urgent octet that was not passed on yet.
+    pub(crate) urgent: Option<Seq>,
     pub(crate) room: Reservation,
+}
+
+impl Held {
+    fn is_empty(&self) -> bool {
+        self.pending.is_empty() && self.ahead.is_empty() && self.urgent.is_none()
+    }
 }
 
 impl Receiving {
@@ -66,7 +72,6 @@ impl Receiving {
             shut: false,
             lost: false,
             squeezed: false,
-            urgent: None,
             held: None,
         }
     }
@@ -142,7 +147,7 @@ impl Receiving {
 
     /// Gives back memory nothing waits in.
     pub(crate) fn tidy(&mut self) {
-        if self.held.as_ref().is_some_and(|held| held.pending.is_empty() && held.ahead.is_empty()) {
+        if self.held.as_ref().is_some_and(|held| held.is_empty()) {
             self.held = None;
         }
     }
@@ -170,6 +175,7 @@ mod tests {
         let mut held = Held {
             pending: VecDeque::new(),
             ahead: Ahead::default(),
+            urgent: None,
             room: Reservation::new(&lease),
         };
         assert!(held.room.grow(1 << 20));

@@ -25,7 +25,8 @@ pub(crate) struct Rtt {
     variation: u32,
     /// The acknowledgment that will end the measurement under way.
     timed: Seq,
-    since: Instant,
+    /// When it began; wraps after an hour, which no segment waits without being sent again.
+    since: u32,
     timing: bool,
     /// How often the timeout was doubled.
     doubled: u8,
@@ -33,22 +34,15 @@ pub(crate) struct Rtt {
 
 impl Rtt {
     pub(crate) const fn new() -> Self {
-        Self {
-            smoothed: 0,
-            variation: 0,
-            timed: Seq(0),
-            since: Instant::ZERO,
-            timing: false,
-            doubled: 0,
-        }
+        Self { smoothed: 0, variation: 0, timed: Seq(0), since: 0, timing: false, doubled: 0 }
     }
 
     /// What ends before `end` is sent at `now`, for the first time.
-    pub(crate) const fn start(&mut self, end: Seq, now: Instant) {
+    pub(crate) fn start(&mut self, end: Seq, now: Instant) {
         if !self.timing {
             self.timing = true;
             self.timed = end;
-            self.since = now;
+            self.since = micros(now);
         }
     }
 
@@ -64,7 +58,7 @@ impl Rtt {
             return;
         }
         self.timing = false;
-        let took = u32::try_from((now - self.since).total_micros()).unwrap_or(u32::MAX).max(1);
+        let took = micros(now).wrapping_sub(self.since).max(1);
         if self.smoothed == 0 {
             self.smoothed = took;
             self.variation = took / 2;
@@ -95,6 +89,12 @@ impl Rtt {
         };
         Duration::from_micros((base << self.doubled.min(16)).min(LONGEST))
     }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "it may wrap")]
+#[expect(clippy::cast_sign_loss, reason = "it may wrap")]
+const fn micros(now: Instant) -> u32 {
+    now.total_micros() as u32
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use mio::Registry;
 use nat::{TcpFlags, TransportAddr, Zone};
 use smoltcp::time::{Duration, Instant};
 
-use super::flow::Flow;
+use super::flow::{Flow, NEVER};
 use super::segment::Outgoing;
 use super::seq::Seq;
 use crate::context::Context;
@@ -30,7 +30,8 @@ const BUSY_SLEEP: Duration = Duration::from_secs(1);
 /// All TCP flows of one worker.
 #[derive(Debug)]
 pub(crate) struct Tcp {
-    pub(super) flows: Arena<Flow>,
+    /// Boxed: a table that grows moves pointers, and a storm of flows leaves no large table behind.
+    pub(super) flows: Arena<Box<Flow>>,
     timers: Timers,
     pub(super) limits: Arc<Limits>,
     pub(super) registry: Registry,
@@ -62,7 +63,7 @@ impl Tcp {
     }
 
     pub(crate) fn zone_of(&self, key: Key) -> Option<Zone> {
-        self.flows.get(key).map(Flow::zone)
+        self.flows.get(key).map(|flow| flow.zone())
     }
 
     /// RFC 6528: a clock that ticks every 4 µs, and a keyed hash of who speaks to whom.
@@ -165,8 +166,8 @@ impl Tcp {
     /// Has the timers look at a flow at its deadline, but no later than `latest`.
     fn arm(timers: &mut Timers, key: Key, flow: &mut Flow, latest: Instant) {
         let when = flow.deadline.min(latest);
-        if flow.armed.is_none_or(|armed| when < armed) {
-            flow.armed = Some(when);
+        if when < flow.armed {
+            flow.armed = when;
             timers.arm(key, when);
         }
     }
@@ -179,10 +180,10 @@ impl Tcp {
     pub(crate) fn next_due(&mut self, now: Instant) -> Option<(Zone, Key)> {
         while let Some((when, key)) = self.timers.pop(now) {
             let Some(flow) = self.flows.get_mut(key) else { continue };
-            if flow.armed != Some(when) {
+            if flow.armed != when {
                 continue; // An earlier look was arranged since.
             }
-            flow.armed = None;
+            flow.armed = NEVER;
             if flow.deadline <= now {
                 return Some((flow.zone(), key));
             }

@@ -6,14 +6,14 @@
 //! taken and forgotten until that has arrived.
 
 use std::collections::VecDeque;
-use std::net::Shutdown;
+use std::net::{Shutdown, TcpStream};
 
 use nix::errno::Errno;
 use nix::sys::socket::MsgFlags;
 
 use super::ahead::Ahead;
 use super::flow::Flow;
-use super::receiving::{Held, Receiving};
+use super::receiving::Held;
 use super::segment::Segment;
 use super::seq::Seq;
 use super::table::Tcp;
@@ -45,6 +45,7 @@ impl Tcp {
             if !octets.is_empty() {
                 flow.rcv.squeezed = false;
                 flow.rcv.widen();
+                flow.rcv.tidy();
             }
             return true;
         }
@@ -95,6 +96,7 @@ impl Tcp {
         if let Some(held) = &mut flow.rcv.held {
             let pending = held.pending.len();
             held.pending = VecDeque::new();
+            held.urgent = None;
             held.room.shrink(pending);
         }
         flow.rcv.tidy();
@@ -115,6 +117,7 @@ impl Flow {
             Box::new(Held {
                 pending: VecDeque::new(),
                 ahead: Ahead::default(),
+                urgent: None,
                 room: Reservation::new(lease),
             })
         }))
@@ -122,51 +125,35 @@ impl Flow {
 
     /// Writes octets, the first of which is `start`, as far as the host socket takes them now.
     fn write(&mut self, start: Seq, octets: &[u8]) -> Result<usize, Errno> {
-        let mut written = 0;
-        while let Some(urgent) = self.rcv.urgent
-            && written < octets.len()
-        {
-            let before = urgent.since(start) - i32::try_from(written).unwrap_or(i32::MAX);
-            let rest = &octets[written..];
-            // What a socket sends as urgent is the last octet of the call: so that goes alone.
-            let (piece, flags) = match usize::try_from(before) {
-                Ok(0) => (&rest[..1], MsgFlags::MSG_OOB),
-                Ok(before) => (&rest[..rest.len().min(before)], MsgFlags::empty()),
-                Err(_) => {
-                    self.rcv.urgent = None;
-                    break;
-                }
-            };
-            let taken = match socket::write_some(&self.stream, piece, flags) {
-                Err(_) if written > 0 => return Ok(written), // It will say so again.
-                taken => taken?,
-            };
-            written += taken;
-            if taken < piece.len() {
-                return Ok(written);
-            }
-            if before == 0 {
-                self.rcv.urgent = None;
-            }
-        }
-        match socket::write_some(&self.stream, &octets[written..], MsgFlags::empty()) {
-            Err(_) if written > 0 => Ok(written),
-            taken => Ok(written + taken?),
-        }
+        let mut none = None;
+        let urgent = self.rcv.held.as_mut().map_or(&mut none, |held| &mut held.urgent);
+        write_from(&self.stream, urgent, start, octets)
     }
 
     /// Writes one piece of what waits. Returns how much was taken.
     fn write_pending(&mut self) -> Result<usize, Errno> {
         let start = self.rcv.nxt - self.rcv.pending();
-        let Some(mut held) = self.rcv.held.take() else { return Ok(0) };
+        let Some(held) = &mut self.rcv.held else { return Ok(0) };
         let (front, _) = held.pending.as_slices();
-        let written = if front.is_empty() { Ok(0) } else { self.write(start, front) };
-        if let Ok(written) = written {
-            held.pending.drain(..written);
-            held.room.shrink(written);
+        if front.is_empty() {
+            return Ok(0);
         }
-        self.rcv.held = Some(held);
-        written
+        let written = write_from(&self.stream, &mut held.urgent, start, front)?;
+        held.pending.drain(..written);
+        held.room.shrink(written);
+        Ok(written)
+    }
+
+    /// Notes which octet is urgent: the one before where the pointer points, as every stack has it
+    /// (RFC 6093 §3.1).
+    pub(super) fn note_urgent(&mut self, segment: &Segment) {
+        let Some(pointer) = segment.urgent.filter(|pointer| *pointer > 0) else { return };
+        let urgent = segment.seq + (u32::from(pointer) - 1);
+        if urgent.since(self.rcv.nxt) >= 0 && self.rcv.edge.since(urgent) > 0 {
+            self.hold(|held| {
+                held.urgent = Some(held.urgent.map_or(urgent, |known| known.max(urgent)))
+            });
+        }
     }
 
     /// Tells the host socket that the container has finished, once it took all before that.
@@ -208,14 +195,37 @@ impl Flow {
     }
 }
 
-impl Receiving {
-    /// Notes which octet is urgent: the one before where the pointer points, as every stack has it
-    /// (RFC 6093 §3.1).
-    pub(super) fn note_urgent(&mut self, segment: &Segment) {
-        let Some(pointer) = segment.urgent.filter(|pointer| *pointer > 0) else { return };
-        let urgent = segment.seq + (u32::from(pointer) - 1);
-        if urgent.since(self.nxt) >= 0 && self.urgent.is_none_or(|known| urgent.since(known) > 0) {
-            self.urgent = Some(urgent);
+/// Writes octets, the first of which is `start`, as far as `stream` takes them now; the one at `urgent`
+/// as an urgent one.
+fn write_from(
+    stream: &TcpStream,
+    urgent: &mut Option<Seq>,
+    start: Seq,
+    octets: &[u8],
+) -> Result<usize, Errno> {
+    let mut written = 0;
+    while written < octets.len() {
+        let rest = &octets[written..];
+        let before = urgent.map(|urgent| {
+            usize::try_from(urgent.since(start)).ok().and_then(|before| before.checked_sub(written))
+        });
+        // What a socket sends as urgent is the last octet of the call: so that goes alone.
+        let (piece, flags) = match before {
+            Some(Some(0)) => (&rest[..1], MsgFlags::MSG_OOB),
+            Some(Some(before)) => (&rest[..rest.len().min(before)], MsgFlags::empty()),
+            Some(None) | None => (rest, MsgFlags::empty()),
+        };
+        let taken = match socket::write_some(stream, piece, flags) {
+            Err(_) if written > 0 => break, // It will say so again.
+            taken => taken?,
+        };
+        written += taken;
+        if taken < piece.len() {
+            break;
+        }
+        if before.is_some_and(|before| before.is_none_or(|before| before == 0)) {
+            *urgent = None;
         }
     }
+    Ok(written)
 }
