@@ -68,4 +68,6 @@ pub struct Readiness {
     pub writable: bool,
     /// The far side has finished, or there is an error.
     pub hung_up: bool,
+    /// Urgent octets are on the way, at which a read stops short.
+    pub urgent: bool,
 }

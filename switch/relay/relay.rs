@@ -196,6 +196,17 @@ impl Relay {
         self.tcp.next_due(now).or_else(|| self.splices.next_due(now))
     }
 
+    /// A flow whose acknowledgment has waited long enough for something to go with, with its network;
+    /// call until there is none.
+    pub fn next_late_ack(&mut self, now: Instant) -> Option<(Zone, Key)> {
+        self.tcp.next_late_ack(now)
+    }
+
+    /// Acknowledges what the container of that flow has sent.
+    pub fn acknowledge(&mut self, key: Key, ctx: &mut Context<'_>) {
+        self.tcp.acknowledge_if_due(key, ctx);
+    }
+
     /// What was awaited of that flow did not happen.
     pub fn timeout(&mut self, key: Key, ctx: &mut Context<'_>) {
         match key.kind() {

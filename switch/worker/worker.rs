@@ -188,6 +188,7 @@ impl Worker {
             readable: event.is_readable(),
             writable: event.is_writable(),
             hung_up: event.is_read_closed() || event.is_write_closed() || event.is_error(),
+            urgent: event.is_priority(),
         };
         self.with_flow(key, now, |relay, ctx| relay.ready(key, readiness, ctx));
     }
@@ -346,6 +347,9 @@ impl Worker {
 
     /// Does what is due.
     fn serve_time(&mut self, now: Instant) {
+        while let Some((_, key)) = self.setup.relay.next_late_ack(now) {
+            self.with_flow(key, now, |relay, ctx| relay.acknowledge(key, ctx));
+        }
         while let Some((_, key)) = self.setup.relay.next_due(now) {
             self.with_flow(key, now, |relay, ctx| relay.timeout(key, ctx));
         }

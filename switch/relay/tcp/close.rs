@@ -42,7 +42,7 @@ impl Tcp {
             return;
         }
         // Octets left unread would make the close a reset (RFC 2525 §2.17).
-        self.discard_acknowledged(key);
+        self.discard(key, 1);
         self.acknowledge_if_due(key, ctx);
         if let Some(flow) = self.take(key, ctx) {
             flow.entry.set_state(TcpState::TimeWait);

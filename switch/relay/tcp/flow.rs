@@ -67,10 +67,14 @@ pub(crate) struct Flow {
     pub(crate) readable: bool,
     /// The far side has finished, or the host socket is in error.
     pub(crate) hung_up: bool,
+    /// A read stops where urgent octets are, with more behind them.
+    pub(crate) stops_short: bool,
     /// A reset follows the far side's last octet, not a FIN.
     pub(crate) reset_at_end: bool,
     /// The container is owed an acknowledgment.
     pub(crate) ack_due: bool,
+    /// That waits a moment for something to go with.
+    pub(crate) ack_late: bool,
     /// It is looked at at the end of the burst.
     pub(crate) due: bool,
     /// It waits for its next share of a turn.
@@ -107,8 +111,10 @@ impl Flow {
             rcv: Receiving::new(),
             readable: false,
             hung_up: false,
+            stops_short: false,
             reset_at_end: false,
             ack_due: false,
+            ack_late: false,
             due: false,
             queued: false,
             waits: None,
@@ -165,6 +171,15 @@ impl Flow {
             blocks: self.rcv.blocks(),
             push: false,
         }
+    }
+
+    /// Whether an acknowledgment may wait for something to go with: what came is less than two full
+    /// segments (RFC 9293 §3.8.6.3), in order and not the end.
+    pub(crate) fn may_acknowledge_late(&self) -> bool {
+        self.stage == Stage::Established
+            && self.rcv.held.is_none()
+            && !self.rcv.fin
+            && self.rcv.unacknowledged() < u32::from(self.snd.mss)
     }
 
     /// Nothing is left to say in either direction.

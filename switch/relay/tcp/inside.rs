@@ -12,8 +12,12 @@ use super::table::{ACK, Tcp};
 use crate::context::Context;
 use crate::key::Key;
 
-/// Acknowledged octets left in the host socket before they are worth a system call.
+/// Acknowledged octets left in the host socket before they are worth a system call while others are in
+/// flight.
 const DISCARD_AT: u32 = 256 * 1024;
+
+/// The same with nothing in flight: little enough to stay there in an idle connection.
+const DISCARD_IDLE_AT: u32 = 4 * 1024;
 
 impl Tcp {
     /// Takes one segment of a known flow.
@@ -157,7 +161,7 @@ impl Tcp {
     }
 
     /// Acknowledges what the container sent, if that is owed.
-    pub(super) fn acknowledge_if_due(&mut self, key: Key, ctx: &mut Context<'_>) {
+    pub(crate) fn acknowledge_if_due(&mut self, key: Key, ctx: &mut Context<'_>) {
         let Some(flow) = self.flows.get_mut(key) else { return };
         if std::mem::take(&mut flow.ack_due) {
             let ack = flow.control(ACK, flow.snd.nxt);
@@ -165,12 +169,18 @@ impl Tcp {
         }
     }
 
-    /// Throws away what the container has acknowledged: at the end of a burst, if there is much of it
-    /// or nothing else is in flight.
+    /// Throws away what the container has acknowledged, if there is enough of it.
     pub(super) fn discard_acknowledged(&mut self, key: Key) {
         let Some(flow) = self.flows.get_mut(key) else { return };
+        let in_flight = flow.snd.in_flight() > 0;
+        self.discard(key, if in_flight { DISCARD_AT } else { DISCARD_IDLE_AT });
+    }
+
+    /// Throws away what the container has acknowledged, if that is `at_least` so many octets.
+    pub(super) fn discard(&mut self, key: Key, at_least: u32) {
+        let Some(flow) = self.flows.get_mut(key) else { return };
         let acknowledged = flow.snd.needed().after(flow.snd.head);
-        if acknowledged == 0 || (acknowledged < DISCARD_AT && flow.snd.in_flight() > 0) {
+        if acknowledged < at_least {
             return;
         }
         if let Ok(gone) = netns::sockopt::recv_discard(&flow.stream, acknowledged as usize) {

@@ -175,7 +175,7 @@ impl Tcp {
     fn enter(&mut self, flow: Flow, ctx: &Context<'_>) -> Result<Key, DropReason> {
         let fd = flow.stream.as_raw_fd();
         let key = self.flows.next_key();
-        let interest = Interest::READABLE | Interest::WRITABLE;
+        let interest = Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY;
         if self.registry.register(&mut SourceFd(&fd), Token::from(key), interest).is_err() {
             ctx.dp.network().conntrack.remove(&flow.entry);
             return Err(DropReason::NoSocket);

@@ -24,6 +24,7 @@ impl Tcp {
         let Some(flow) = self.flows.get_mut(key) else { return };
         flow.readable |= readiness.readable || readiness.hung_up;
         flow.hung_up |= readiness.hung_up;
+        flow.stops_short |= readiness.urgent;
         match flow.stage {
             Stage::Connecting => self.connected(key, readiness, ctx),
             Stage::Established => {
@@ -120,6 +121,7 @@ impl Tcp {
                     Ok(_) => Peeked::End,
                     Err(Errno::EAGAIN) => {
                         flow.readable = false;
+                        flow.stops_short = false;
                         Peeked::Nothing
                     }
                     Err(Errno::EINTR) => Peeked::Nothing,
@@ -127,6 +129,10 @@ impl Tcp {
                 };
             }
         };
+        if fresh && got < want && !flow.hung_up && !flow.stops_short {
+            // That was all; whatever comes now is announced (epoll(7), edge-triggered).
+            flow.readable = false;
+        }
         let built = ctx.out.shorten(built, offset + got);
         outgoing.push = got < want;
         let frame = ctx.out.frame_mut(built);

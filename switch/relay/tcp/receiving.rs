@@ -12,10 +12,10 @@ use crate::limits::Reservation;
 /// The window first offered: what a header holds without scaling (RFC 7323 §2.2).
 pub(crate) const FIRST_WINDOW: u32 = 65_535;
 
-/// The widest window offered, which is also the most that may wait for a host socket. Twice what Linux
-/// lets a socket grow to by itself (`tcp_wmem`, 4 MiB) would only add delay; this holds 20 Gbit/s over
-/// 1.6 ms.
-const MAX_WINDOW: u32 = 4 << 20;
+/// The widest window offered, which is also the most that may wait for a host socket: 40 Gbit/s over
+/// 100 µs, which is as far as a container is away. The way beyond is the host socket's affair, whose
+/// buffer grows with it. More would only wait in the queue between, and be out of the cache when read.
+const MAX_WINDOW: u32 = 512 << 10;
 
 /// From the container.
 #[derive(Debug)]
@@ -26,6 +26,8 @@ pub(crate) struct Receiving {
     pub(crate) edge: Seq,
     /// What may be received beyond what the host socket took.
     window: u32,
+    /// What was acknowledged last.
+    acked: Seq,
     pub(crate) scale: u8,
     /// The container understands selective acknowledgments.
     pub(crate) sack: bool,
@@ -66,6 +68,7 @@ impl Receiving {
             nxt: Seq(0),
             edge: Seq(0),
             window: FIRST_WINDOW,
+            acked: Seq(0),
             scale: 0,
             sack: false,
             fin: false,
@@ -80,6 +83,12 @@ impl Receiving {
     pub(crate) const fn synchronise(&mut self, irs: Seq) {
         self.nxt = Seq(irs.0.wrapping_add(1));
         self.edge = self.nxt;
+        self.acked = self.nxt;
+    }
+
+    /// Octets received and not acknowledged yet.
+    pub(crate) fn unacknowledged(&self) -> u32 {
+        self.ack().after(self.acked)
     }
 
     /// Next sequence number expected (RCV.NXT), the FIN counted.
@@ -112,10 +121,11 @@ impl Receiving {
         }
     }
 
-    /// The header's window field: from what we acknowledge to the edge, which may be nothing. The edge
+    /// The header's window field of a segment that acknowledges: from what we acknowledge to the edge, which may be nothing. The edge
     /// never moves back (RFC 9293 §3.8.6), and forward only in steps worth a segment of `mss`
     /// (§3.8.6.2.2). What scaling cuts off is not offered (RFC 7323 §2.4).
     pub(crate) fn offer(&mut self, mss: u16) -> u16 {
+        self.acked = self.ack();
         if self.squeezed {
             return 0;
         }

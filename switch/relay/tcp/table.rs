@@ -20,6 +20,13 @@ use crate::timers::Timers;
 /// Octets one flow may move towards its container before others get their turn.
 pub(super) const SHARE: usize = 256 * 1024;
 
+/// Flows in a burst from which on acknowledgments of little wait for an answer to go with. One whose
+/// container is alone waits for nothing: it may hold its next octets back until then (RFC 896).
+const BUSY: usize = 4;
+
+/// How long they wait; Linux 40 ms or more (`TCP_DELACK_MIN`).
+const LATE: Duration = Duration::from_millis(2);
+
 /// Longest time a timer lies in the heap: that of a flow which is gone is in nobody's way for longer.
 const IDLE_SLEEP: Duration = Duration::from_secs(30);
 
@@ -39,6 +46,8 @@ pub(crate) struct Tcp {
     due: Vec<Key>,
     /// Flows with more to move than their share.
     backlog: VecDeque<(Zone, Key)>,
+    /// Flows whose acknowledgment waits for something to go with, and until when.
+    late_acks: VecDeque<(Instant, Key)>,
     /// Keys the initial sequence numbers (RFC 6528).
     secret: RandomState,
     pub(super) peek_offset: bool,
@@ -53,6 +62,7 @@ impl Tcp {
             registry,
             due: Vec::new(),
             backlog: VecDeque::new(),
+            late_acks: VecDeque::new(),
             secret: RandomState::new(),
             peek_offset: netns::sockopt::peek_off_supported(),
         }
@@ -140,6 +150,7 @@ impl Tcp {
     /// it may have, acknowledges what it sent.
     pub(crate) fn end_burst(&mut self, ctx: &mut Context<'_>) {
         let mut due = std::mem::take(&mut self.due);
+        let busy = due.len() >= BUSY;
         for key in due.drain(..) {
             let Some(flow) = self.flows.get_mut(key) else { continue };
             flow.due = false;
@@ -150,10 +161,38 @@ impl Tcp {
             if !queued {
                 self.pump(key, ctx);
             }
-            self.acknowledge_if_due(key, ctx);
+            if !busy || !self.acknowledge_late(key, ctx.now) {
+                self.acknowledge_if_due(key, ctx);
+            }
             self.watch(key, ctx);
         }
         self.due = due;
+    }
+
+    /// Lets an acknowledgment wait for something to go with, if it may.
+    fn acknowledge_late(&mut self, key: Key, now: Instant) -> bool {
+        let Some(flow) = self.flows.get_mut(key) else { return false };
+        let late = flow.ack_due && flow.may_acknowledge_late();
+        if late && !std::mem::replace(&mut flow.ack_late, true) {
+            self.late_acks.push_back((now + LATE, key));
+        }
+        late
+    }
+
+    /// A flow whose acknowledgment has waited long enough, with its zone.
+    pub(crate) fn next_late_ack(&mut self, now: Instant) -> Option<(Zone, Key)> {
+        while let Some((until, key)) = self.late_acks.front().copied() {
+            if until > now {
+                return None;
+            }
+            self.late_acks.pop_front();
+            let Some(flow) = self.flows.get_mut(key) else { continue };
+            flow.ack_late = false;
+            if flow.ack_due {
+                return Some((flow.zone(), key));
+            }
+        }
+        None
     }
 
     /// Moves a flow's deadline.
@@ -173,7 +212,8 @@ impl Tcp {
     }
 
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        self.timers.poll_timeout()
+        let late_ack = self.late_acks.front().map(|(until, _)| *until);
+        [self.timers.poll_timeout(), late_ack].into_iter().flatten().min()
     }
 
     /// A flow whose deadline has come, with its zone.

@@ -26,7 +26,8 @@ const PORT: PortId = PortId(1);
 const ZONE: Zone = Zone(1);
 const CONTAINER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
 const GATEWAY: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
-const READY: Readiness = Readiness { readable: true, writable: true, hung_up: false };
+const READY: Readiness =
+    Readiness { readable: true, writable: true, hung_up: false, urgent: false };
 
 /// What the container was sent: a segment and the octets it carries, or an ICMP message.
 #[derive(Debug)]
