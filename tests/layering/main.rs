@@ -192,9 +192,18 @@ fn every_source_file_belongs_to_a_crate() {
         .into_iter()
         .filter(|file| !product.contains(file))
         .filter(|file| !file.iter().any(|part| part == "tests" || part == "benches"))
+        .filter(|file| !is_tests_of_a_module(file))
         .map(|file| shown(&file))
         .collect();
     none(&wrong);
+}
+
+/// `tests.rs` beside a `mod.rs` that has it as `#[cfg(test)] mod tests;`.
+fn is_tests_of_a_module(file: &Path) -> bool {
+    let module = file.with_file_name("mod.rs");
+    file.ends_with("tests.rs")
+        && module.exists()
+        && read(&module).contains("#[cfg(test)]\nmod tests;")
 }
 
 #[test]
