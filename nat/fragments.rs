@@ -29,7 +29,7 @@ const OVERHEAD: usize = 128;
 /// Pieces of one packet. The longest packet has 45 at the smallest MTU a sender should use.
 const MAX_PIECES: usize = 128;
 
-/// Octets of the longest IP packet.
+/// Octets the length field of the longest IP packet can tell.
 const MAX_PACKET: usize = 65_535;
 
 /// What became of a piece.
@@ -104,7 +104,10 @@ impl Fragments {
         let payload = &octets[begin.min(headers.end)..headers.end];
         let end = piece.offset + payload.len();
         let uneven = piece.more && !payload.len().is_multiple_of(8);
-        if payload.is_empty() || uneven || end + begin > MAX_PACKET {
+        // IPv4's length counts its header, IPv6's does not, and no fragment header is in the whole.
+        let header_len = headers.fragment_header.unwrap_or(headers.transport);
+        let longest = if headers.v6() { 40 + MAX_PACKET } else { MAX_PACKET };
+        if payload.is_empty() || uneven || header_len + end > longest {
             return Gathered::Refused;
         }
         let protocol = if headers.v6() { 0 } else { headers.protocol.number() };

@@ -255,7 +255,11 @@ impl Datapath {
             return Err(DropReason::ForeignSource);
         }
         if packet.fragment != Fragment::Whole {
-            return Err(DropReason::Fragment);
+            // What it is a piece of is known once all are there: the uplink's to put together.
+            if W::ASKED {
+                why.step(Step::Uplink { dst: packet.dst });
+            }
+            return Ok(Decision::Uplink(packet));
         }
         if packet.is_icmp_error(received.frame) {
             return Err(DropReason::UnknownError);

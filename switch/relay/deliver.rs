@@ -228,8 +228,10 @@ fn udp_frame(
 ) -> Result<(), DropReason> {
     let own_mac = ctx.own_mac().ok_or(DropReason::NoGateway)?;
     let len = 8 + payload.len();
-    // A client of the other family may send some octets more than fit behind this header.
-    let fits = header.octets() + len <= usize::from(u16::MAX);
+    // A client of the other family may send some octets more than fit behind this header. IPv6 does not
+    // count it (RFC 8200 §3).
+    let counted = if header.src.is_ipv4() { header.octets() } else { 0 };
+    let fits = counted + len <= usize::from(u16::MAX);
     let wire_len = u16::try_from(len).ok().filter(|_| fits).ok_or(DropReason::Oversized)?;
     let header =
         IpHeader { identification: Some(ctx.dp.network().next_identification()), ..*header };

@@ -17,6 +17,7 @@ mod key;
 mod limits;
 mod mapping;
 mod outlet;
+mod pieces;
 mod ports;
 mod publish;
 mod published;

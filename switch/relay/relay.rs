@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use datapath::{DropReason, Packet, PortId, Received};
+use datapath::packet::Fragment;
+use datapath::{DropReason, Offload, Packet, PortId, Received};
 use mio::Registry;
 use nat::{Protocol, Zone};
 use smoltcp::time::{Duration, Instant};
@@ -10,6 +11,7 @@ use smoltcp::time::{Duration, Instant};
 use crate::context::{Context, Readiness};
 use crate::datagram::Datagrams;
 use crate::key::{Key, Kind};
+use crate::pieces;
 use crate::publish::Publisher;
 use crate::published::Published;
 use crate::shared::Shared;
@@ -23,6 +25,7 @@ const SWEEP: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct Relay {
     worker: u8,
+    shared: Arc<Shared>,
     tcp: Tcp,
     datagrams: Datagrams,
     publisher: Publisher,
@@ -41,6 +44,7 @@ impl Relay {
     pub fn new(worker: u8, shared: &Arc<Shared>, registry: &Registry) -> std::io::Result<Self> {
         Ok(Self {
             worker,
+            shared: Arc::clone(shared),
             tcp: Tcp::new(worker, Arc::clone(&shared.limits), registry.try_clone()?),
             datagrams: Datagrams::new(worker, Arc::clone(shared), registry.try_clone()?),
             publisher: Publisher::new(worker, Arc::clone(shared), registry.try_clone()?),
@@ -61,6 +65,16 @@ impl Relay {
         packet: &Packet,
         ctx: &mut Context<'_>,
     ) -> Result<(), DropReason> {
+        if packet.fragment != Fragment::Whole {
+            self.next_sweep.get_or_insert(ctx.now + SWEEP);
+            return match pieces::gather(&self.shared, received, packet, ctx)? {
+                None => Ok(()),
+                Some((frame, packet)) => {
+                    let offload = Offload::NONE;
+                    self.gathered(&Received { frame: &frame, offload, ..*received }, &packet, ctx)
+                }
+            };
+        }
         let tuple = packet.tuple().ok_or(DropReason::UnsupportedProtocol)?;
         match packet.protocol {
             Protocol::Tcp => self.tcp.open(received, packet, tuple, ctx),
@@ -68,6 +82,30 @@ impl Relay {
                 self.next_sweep.get_or_insert(ctx.now + SWEEP);
                 self.datagrams.outbound(received, packet, tuple, ctx)
             }
+        }
+    }
+
+    /// Takes a packet that came in pieces, of whose flow nobody could know before.
+    fn gathered(
+        &mut self,
+        received: &Received<'_>,
+        packet: &Packet,
+        ctx: &mut Context<'_>,
+    ) -> Result<(), DropReason> {
+        if packet.is_icmp_error(received.frame) {
+            return Err(DropReason::UnknownError);
+        }
+        let tuple = packet.tuple().ok_or(DropReason::UnsupportedProtocol)?;
+        match ctx.dp.network().conntrack.lookup(ctx.zone(), tuple) {
+            Some(found) if found.from_inside => {
+                let key = Key::from(found.owner);
+                // TCP is not cut by any sender of today, and its flow may be another worker's.
+                match self.is_elsewhere(key) {
+                    true => Err(DropReason::Fragment),
+                    false => self.flow(key, received, packet, ctx),
+                }
+            }
+            _ => self.uplink(received, packet, ctx),
         }
     }
 
@@ -222,7 +260,12 @@ impl Relay {
     /// Forgets silent datagram flows, if it is time. Does nothing early.
     pub fn sweep(&mut self, conntrack: &nat::Conntrack, now: Instant) {
         if self.next_sweep.is_some_and(|next| next <= now) {
-            let left = self.datagrams.sweep(conntrack, now) + self.publisher.sweep(conntrack, now);
+            let mut pieces = self.shared.pieces();
+            pieces.expire(now);
+            let left = pieces.octets();
+            drop(pieces);
+            let left =
+                left + self.datagrams.sweep(conntrack, now) + self.publisher.sweep(conntrack, now);
             self.next_sweep = (left > 0).then(|| now + SWEEP);
         }
     }

@@ -1,8 +1,9 @@
 //! What the relays of all workers share.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use dashmap::DashMap;
+use nat::fragments::Fragments;
 use nat::{Protocol, TransportAddr, Zone};
 
 use crate::key::Key;
@@ -21,6 +22,8 @@ pub struct Shared {
     pub(crate) mappings: DashMap<(Zone, Protocol, TransportAddr), Arc<Mapping>>,
     /// The host ports mappings may take.
     pub(crate) ports: Ports,
+    /// Packets of containers that are not all there yet.
+    pieces: Mutex<Fragments>,
     /// Published UDP sockets, on which any worker may answer.
     pub(crate) udp_published: DashMap<Key, Arc<UdpPublished>>,
 }
@@ -33,7 +36,13 @@ impl Shared {
             limits,
             mappings: DashMap::new(),
             ports: Ports::of_host(),
+            pieces: Mutex::default(),
             udp_published: DashMap::new(),
         }
+    }
+
+    pub(crate) fn pieces(&self) -> MutexGuard<'_, Fragments> {
+        // Whatever a panic left undone is bounded, and expires.
+        self.pieces.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -76,12 +76,12 @@ fn only_about_the_first_fragment_anybody_is_told() {
         let later = header().fragment(512, false).carrying(17, &transport[512..]);
         lab.inject(P1, &up(&first)).dropped_telling(DropReason::TtlExceeded);
         lab.inject(P1, &up(&later)).dropped(DropReason::TtlExceeded);
-        // With hops left it is the uplink that cannot carry them.
+        // With hops left they are the uplink's, which puts them together.
         for (offset, more, piece) in [(0, true, &transport[..512]), (512, false, &transport[512..])]
         {
             let packet = ip(ALICE.addr(v6), WORLD.addr(v6)).fragment(offset, more);
             let frame = up(&packet.carrying(17, piece));
-            lab.inject(P1, &frame).dropped(DropReason::Fragment);
+            lab.inject(P1, &frame).for_uplink();
         }
     }
     // An atomic fragment is whole (RFC 6946).

@@ -492,6 +492,44 @@ fn bursts_cross_the_uplink_in_order_and_unharmed() {
     }
 }
 
+#[test]
+fn datagrams_of_every_size_cross_in_both_directions() {
+    if !lab::possible() {
+        return;
+    }
+    for workers in [1, 2] {
+        let lab = Lab::new(workers);
+        let container = lab.container(10, Kind::Tap);
+        for (world, host, any) in [(WORLD, HOST, "0.0.0.0"), (WORLD6, HOST6, "::")] {
+            let far = socket_at(&lab.world, at(world, 7001));
+            let inside = socket_at(&container.netns, at(any, 40_000));
+            let seen = ask(&inside, &far, at(world, 7001));
+            publish(&lab, &container, Protocol::Udp, at(any, 8080));
+            let server = socket_at(&container.netns, at(any, 80));
+            far.send_to(b"request", at(host, 8080)).unwrap();
+            let (_, client) = server.recv_from(&mut [0; 64]).unwrap();
+            let mut buffer = vec![0; 65_535];
+            let longest = if any == "::" { 65_527 } else { 65_507 };
+            for len in [0, 1, 8, 1452, 1453, 1472, 1473, 2952, 9000, 32_768, 65_000, longest] {
+                let octets: Vec<u8> =
+                    (0..len).map(|at: usize| (at % 251).to_le_bytes()[0]).collect();
+                for (sender, receiver, to) in [
+                    (&inside, &far, at(world, 7001)),
+                    (&far, &inside, seen),
+                    (&far, &server, at(host, 8080)),
+                    (&server, &far, client),
+                ] {
+                    sender.send_to(&octets, to).unwrap();
+                    let (got, _) = receiver.recv_from(&mut buffer).unwrap_or_else(|error| {
+                        panic!("{len} octets to {to}: {error}; {:?}", lab.switch.stats(NET))
+                    });
+                    assert!(buffer[..got] == octets, "{len} octets to {to}, {got} came");
+                }
+            }
+        }
+    }
+}
+
 /// A sender that cuts trains itself (`UDP_SEGMENT`), as QUIC servers do, and a receiver that takes them
 /// whole (`UDP_GRO`).
 #[test]
