@@ -2,6 +2,7 @@
 //! socket uplink must not take away from a datagram.
 
 mod lab;
+mod udp;
 
 use std::collections::BTreeSet;
 use std::io::{self, IoSliceMut};
@@ -9,7 +10,7 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
 
-use lab::{Container, HOST, HOST6, Lab, NET, PATIENCE, WORLD, WORLD6, at, wait_for};
+use lab::{HOST, Lab, NET, PATIENCE, WORLD, WORLD6, at, wait_for};
 use nat::Protocol;
 use netns::Kind;
 use netns::datagram::{path_mtu, set_may_fragment};
@@ -18,38 +19,11 @@ use nix::sys::socket::{
     AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockProtocol, SockType,
     SockaddrStorage, recvmsg, setsockopt, socket, sockopt,
 };
+use udp::{ask, publish, socket_at};
 use worker::Publication;
 
 /// The host's `ip_local_port_range` in a namespace nobody has configured.
 const HOSTS_RANGE: std::ops::RangeInclusive<u16> = 32_768..=60_999;
-
-fn socket_at(netns: &netns::Netns, addr: SocketAddr) -> UdpSocket {
-    let socket = netns.with(|| UdpSocket::bind(addr)).unwrap();
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    socket
-}
-
-fn publish(lab: &Lab, container: &Container, protocol: Protocol, listen: SocketAddr) {
-    let publication = Publication {
-        network: NET,
-        port: container.port,
-        protocol,
-        listen,
-        to: vec![container.addr, container.addr6],
-        to_port: 80,
-        splice: None,
-    };
-    lab.host.with(|| lab.switch.publish(publication)).unwrap();
-}
-
-/// Asks `to` from `inside`, and returns whom the far side saw.
-fn ask(inside: &UdpSocket, far: &UdpSocket, to: SocketAddr) -> SocketAddr {
-    inside.send_to(b"question", to).unwrap();
-    let mut buffer = [0; 64];
-    let (len, from) = far.recv_from(&mut buffer).unwrap();
-    assert_eq!(&buffer[..len], b"question");
-    from
-}
 
 fn gateway_drops(lab: &Lab, reason: &str) -> u64 {
     let stats = lab.switch.stats(NET);
@@ -433,129 +407,6 @@ fn only_echo_replies_to_its_own_requests_reach_a_container() {
     reply(0, 0);
     let len = ping.recv(&mut buffer).unwrap();
     assert_eq!((buffer[0], buffer[1], &buffer[8..len]), (0, 0, &b"hi"[..]));
-}
-
-/// Datagram `n` of a stream: 32 of one size, then some of other sizes.
-fn payload(n: u32) -> Vec<u8> {
-    let len = if n % 48 < 32 { 200 } else { 4 + n * 37 % 1400 };
-    let mut octets: Vec<u8> = (0..len).map(|at| (at ^ n).to_le_bytes()[0]).collect();
-    octets[..4].copy_from_slice(&n.to_le_bytes());
-    octets
-}
-
-/// Datagrams in bursts, of sizes that repeat and sizes that do not, out and in, by mappings and published
-/// ports: what arrives is in order, once, and unharmed.
-#[test]
-fn bursts_cross_the_uplink_in_order_and_unharmed() {
-    const DATAGRAMS: u32 = 10_000;
-    if !lab::possible() {
-        return;
-    }
-    let lab = Lab::new(1);
-    let stream = |source: &UdpSocket, to: SocketAddr, sink: &UdpSocket| {
-        sink.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
-        let source = source.try_clone().unwrap();
-        let sender = std::thread::spawn(move || {
-            for n in 0..DATAGRAMS {
-                // A full queue is the receiver's loss, not the test's.
-                let _ = source.send_to(&payload(n), to);
-            }
-        });
-        let (mut last, mut received, mut buffer) = (None, 0, [0; 2048]);
-        while let Ok((len, _)) = sink.recv_from(&mut buffer) {
-            let n = u32::from_le_bytes(*buffer.first_chunk().unwrap());
-            assert!(last.is_none_or(|last| n > last), "{n} after {last:?}");
-            assert_eq!(buffer[..len], payload(n), "datagram {n}");
-            (last, received) = (Some(n), received + 1);
-        }
-        sender.join().unwrap();
-        assert!(received > DATAGRAMS / 20, "{received} of {DATAGRAMS} arrived at {to}");
-        sink.set_read_timeout(Some(PATIENCE)).unwrap();
-    };
-    for (last, kind) in (10..).zip([Kind::Tap, Kind::TapPlain, Kind::Veth]) {
-        let container = lab.container(last, kind);
-        for (world, host, any) in [(WORLD, HOST, "0.0.0.0"), (WORLD6, HOST6, "::")] {
-            let far = socket_at(&lab.world, at(world, 7001));
-            let inside = socket_at(&container.netns, at(any, 40_000 + u16::from(last)));
-            let seen = ask(&inside, &far, at(world, 7001));
-            stream(&inside, at(world, 7001), &far);
-            stream(&far, seen, &inside);
-            let port = 8000 + u16::from(last);
-            publish(&lab, &container, Protocol::Udp, at(any, port));
-            let server = socket_at(&container.netns, at(any, 80));
-            let (client, published) = (&far, at(host, port));
-            client.send_to(b"request", published).unwrap();
-            let (_, from) = server.recv_from(&mut [0; 64]).unwrap();
-            stream(client, published, &server);
-            stream(&server, from, client);
-        }
-    }
-}
-
-#[test]
-fn datagrams_of_every_size_cross_in_both_directions() {
-    if !lab::possible() {
-        return;
-    }
-    for workers in [1, 2] {
-        let lab = Lab::new(workers);
-        let container = lab.container(10, Kind::Tap);
-        for (world, host, any) in [(WORLD, HOST, "0.0.0.0"), (WORLD6, HOST6, "::")] {
-            let far = socket_at(&lab.world, at(world, 7001));
-            let inside = socket_at(&container.netns, at(any, 40_000));
-            let seen = ask(&inside, &far, at(world, 7001));
-            publish(&lab, &container, Protocol::Udp, at(any, 8080));
-            let server = socket_at(&container.netns, at(any, 80));
-            far.send_to(b"request", at(host, 8080)).unwrap();
-            let (_, client) = server.recv_from(&mut [0; 64]).unwrap();
-            let mut buffer = vec![0; 65_535];
-            let longest = if any == "::" { 65_527 } else { 65_507 };
-            for len in [0, 1, 8, 1452, 1453, 1472, 1473, 2952, 9000, 32_768, 65_000, longest] {
-                let octets: Vec<u8> =
-                    (0..len).map(|at: usize| (at % 251).to_le_bytes()[0]).collect();
-                for (sender, receiver, to) in [
-                    (&inside, &far, at(world, 7001)),
-                    (&far, &inside, seen),
-                    (&far, &server, at(host, 8080)),
-                    (&server, &far, client),
-                ] {
-                    sender.send_to(&octets, to).unwrap();
-                    let (got, _) = receiver.recv_from(&mut buffer).unwrap_or_else(|error| {
-                        panic!("{len} octets to {to}: {error}; {:?}", lab.switch.stats(NET))
-                    });
-                    assert!(buffer[..got] == octets, "{len} octets to {to}, {got} came");
-                }
-            }
-        }
-    }
-}
-
-/// A sender that cuts trains itself (`UDP_SEGMENT`), as QUIC servers do, and a receiver that takes them
-/// whole (`UDP_GRO`).
-#[test]
-fn trains_of_the_endpoints_own_pass_whole() {
-    if !lab::possible() {
-        return;
-    }
-    let lab = Lab::new(1);
-    let container = lab.container(10, Kind::Tap);
-    let far = socket_at(&lab.world, at(WORLD, 7001));
-    let inside = socket_at(&container.netns, at("0.0.0.0", 40_000));
-    let seen = ask(&inside, &far, at(WORLD, 7001));
-    let octets: Vec<u8> = (0..64_000_u32).map(|at| (at % 251).to_le_bytes()[0]).collect();
-    for (sender, receiver, to) in [(&inside, &far, at(WORLD, 7001)), (&far, &inside, seen)] {
-        setsockopt(sender, sockopt::UdpGsoSegment, &1000).unwrap();
-        sender.send_to(&octets[..60_500], to).unwrap();
-        setsockopt(sender, sockopt::UdpGsoSegment, &0).unwrap();
-        let mut got = Vec::new();
-        let mut buffer = [0; 2048];
-        while got.len() < 60_500 {
-            let len = receiver.recv(&mut buffer).unwrap();
-            assert!(len == 1000 || len == 500 && got.len() == 60_000, "{len} at {}", got.len());
-            got.extend_from_slice(&buffer[..len]);
-        }
-        assert!(got == octets[..60_500]);
-    }
 }
 
 #[test]
