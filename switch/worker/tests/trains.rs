@@ -5,6 +5,8 @@ mod lab;
 mod udp;
 
 use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
 use lab::{HOST, HOST6, Lab, NET, PATIENCE, WORLD, WORLD6, at};
@@ -33,10 +35,19 @@ fn bursts_cross_the_uplink_in_order_and_unharmed() {
     let stream = |source: &UdpSocket, to: SocketAddr, sink: &UdpSocket| {
         sink.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
         let source = source.try_clone().unwrap();
+        let seen = Arc::new(AtomicU32::new(0));
+        let arrived = Arc::clone(&seen);
         let sender = std::thread::spawn(move || {
             for n in 0..DATAGRAMS {
                 // A full queue is the receiver's loss, not the test's.
                 let _ = source.send_to(&payload(n), to);
+                // A burst shall not be so long that most of it is lost.
+                for _ in 0..20 {
+                    if n % 64 != 63 || arrived.load(Relaxed) >= n {
+                        break;
+                    }
+                    std::thread::sleep(Duration::from_millis(1));
+                }
             }
         });
         let (mut last, mut received, mut buffer) = (None, 0, [0; 2048]);
@@ -45,6 +56,7 @@ fn bursts_cross_the_uplink_in_order_and_unharmed() {
             assert!(last.is_none_or(|last| n > last), "{n} after {last:?}");
             assert_eq!(buffer[..len], payload(n), "datagram {n}");
             (last, received) = (Some(n), received + 1);
+            seen.store(n, Relaxed);
         }
         sender.join().unwrap();
         assert!(received > DATAGRAMS / 20, "{received} of {DATAGRAMS} arrived at {to}");
