@@ -96,12 +96,21 @@ pub fn recv_discard(fd: impl AsFd, octets: usize) -> io::Result<usize> {
     usize::try_from(got).map_err(|_| io::Error::last_os_error())
 }
 
+/// Unread octets of a TCP socket: `SIOCINQ`, tcp(7). Where urgent octets are not read in line, no more
+/// than those before the next urgent one.
+///
+/// # Errors
+/// `EINVAL` on a listening socket.
+pub fn unread(fd: impl AsFd) -> io::Result<usize> {
+    count(fd, libc::FIONREAD as libc::Ioctl)
+}
+
 /// Octets written to a TCP socket that the far side has not acknowledged: `SIOCOUTQ`.
 ///
 /// # Errors
 /// `EINVAL` on a listening socket.
 pub fn unsent(fd: impl AsFd) -> io::Result<usize> {
-    outq(fd, libc::TIOCOUTQ)
+    count(fd, libc::TIOCOUTQ)
 }
 
 /// Octets written to a TCP socket that have not been sent even once: `SIOCOUTQNSD`.
@@ -111,12 +120,12 @@ pub fn unsent(fd: impl AsFd) -> io::Result<usize> {
 pub fn notsent(fd: impl AsFd) -> io::Result<usize> {
     // <linux/sockios.h>; libc has only the other one, under its terminal name.
     const SIOCOUTQNSD: libc::Ioctl = 0x894b;
-    outq(fd, SIOCOUTQNSD)
+    count(fd, SIOCOUTQNSD)
 }
 
-fn outq(fd: impl AsFd, request: libc::Ioctl) -> io::Result<usize> {
+fn count(fd: impl AsFd, request: libc::Ioctl) -> io::Result<usize> {
     let mut octets: libc::c_int = 0;
-    // SAFETY: `octets` lives across the call and is the one int both requests write (tcp_ioctl).
+    // SAFETY: `octets` lives across the call and is the one int each of these requests writes (tcp_ioctl).
     let done = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), request, &raw mut octets) };
     match done {
         0 => Ok(usize::try_from(octets).unwrap_or(0)),

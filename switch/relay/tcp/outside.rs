@@ -7,7 +7,7 @@
 use std::os::fd::AsRawFd;
 
 use nix::errno::Errno;
-use nix::sys::socket::{self as nix_socket, MsgFlags};
+use nix::sys::socket::{self as nix_socket, MsgFlags, setsockopt, sockopt};
 
 use super::flow::{Flow, Stage};
 use super::segment::{Outgoing, Segment};
@@ -24,7 +24,10 @@ impl Tcp {
         let Some(flow) = self.flows.get_mut(key) else { return };
         flow.readable |= readiness.readable || readiness.hung_up;
         flow.hung_up |= readiness.hung_up;
-        flow.stops_short |= readiness.urgent;
+        if readiness.urgent {
+            flow.stops_short = true;
+            flow.find_urgent();
+        }
         match flow.stage {
             Stage::Connecting => self.connected(key, readiness, ctx),
             Stage::Established => {
@@ -91,6 +94,7 @@ impl Tcp {
         let Some(own_mac) = ctx.own_mac() else { return Peeked::Nothing };
         let fresh = start == flow.snd.nxt;
         let window = flow.rcv.offer(flow.snd.mss);
+        let (want, urgent) = flow.snd.up_to_urgent(start, want);
         let mut outgoing = Outgoing {
             from: flow.outside(),
             to: flow.inside(),
@@ -99,6 +103,7 @@ impl Tcp {
                 ack: flow.rcv.ack(),
                 flags: ACK,
                 window,
+                urgent,
                 ..Segment::default()
             },
             options: None,
@@ -172,6 +177,18 @@ impl Flow {
     fn acknowledged(&mut self) {
         if self.rcv.held.is_none() {
             self.ack_due = false;
+        }
+    }
+
+    /// Finds the urgent octet: how far it is can be asked only of a socket that keeps such octets apart.
+    fn find_urgent(&mut self) {
+        let inline = |inline| setsockopt(&self.stream, sockopt::OobInline, &inline);
+        let before = inline(false).ok().and_then(|()| netns::sockopt::unread(&self.stream).ok());
+        // Refused only for what is no socket.
+        let _ = inline(true);
+        if let Some(before) = before.and_then(|before| u32::try_from(before).ok()) {
+            let urgent = self.snd.head + before;
+            self.snd.urgent = Some(urgent).filter(|urgent| urgent.since(self.snd.una) >= 0);
         }
     }
 

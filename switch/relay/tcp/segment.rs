@@ -205,6 +205,10 @@ impl Outgoing {
         tcp.set_rst(self.segment.flags.rst);
         tcp.set_psh(self.push);
         tcp.set_window_len(self.segment.window);
+        if let Some(pointer) = self.segment.urgent {
+            tcp.set_urg(true);
+            tcp.set_urgent_at(pointer);
+        }
     }
 }
 

@@ -65,6 +65,8 @@ pub(crate) struct Sending {
     pub(crate) scale: u8,
     dup_acks: u8,
     pub(crate) end: Option<End>,
+    /// The octet the far side sent as urgent, until it is acknowledged.
+    pub(crate) urgent: Option<Seq>,
     /// Losses; none, nearly always.
     board: Option<Box<Board>>,
     pub(crate) rtt: Rtt,
@@ -86,6 +88,7 @@ impl Sending {
             scale: 0,
             dup_acks: 0,
             end: None,
+            urgent: None,
             board: None,
             rtt: Rtt::new(),
         }
@@ -148,6 +151,7 @@ impl Sending {
 
     fn advance(&mut self, una: Seq, fresh: u32, now: Instant) {
         self.una = una;
+        self.urgent = self.urgent.filter(|urgent| urgent.since(una) >= 0);
         self.rtt.acknowledged(una, now);
         self.dup_acks = 0;
         let mut recovering = false;
@@ -265,6 +269,16 @@ impl Sending {
         }
         let whole_segments = (room / mss).max(1) * mss;
         Step::Octets(self.nxt, room.min(whole_segments).min(self.longest()))
+    }
+
+    /// As long as something urgent lies ahead, octets go out a segment at a time and no farther than that,
+    /// and each segment says where it is (as `tcp_urg_mode` has it: a pointer is true for one segment).
+    pub(crate) fn up_to_urgent(&self, start: Seq, want: u32) -> (u32, Option<u16>) {
+        let Some(urgent) = self.urgent.filter(|urgent| urgent.since(start) >= 0) else {
+            return (want, None);
+        };
+        let ahead = urgent.after(start) + 1;
+        (want.min(self.mss.into()).min(ahead), u16::try_from(ahead).ok())
     }
 
     /// Octets of whole segments that fit one frame.

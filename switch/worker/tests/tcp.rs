@@ -12,7 +12,7 @@ use std::time::Duration;
 use lab::{HOST, Lab, NET, PATIENCE, WORLD, WORLD6, at, wait_for};
 use nat::Protocol;
 use netns::Kind;
-use nix::sys::socket::{MsgFlags, recv, setsockopt, sockopt};
+use nix::sys::socket::{MsgFlags, recv, send, setsockopt, sockopt};
 use station::{
     ACK, Connection, FIN, RST, SYN, Segment, Station, URG, accept, listen, pattern, with_connection,
 };
@@ -310,6 +310,27 @@ fn an_urgent_octet_is_urgent_outside() {
         let mut rest = Vec::new();
         server.read_to_end(&mut rest).unwrap();
         assert_eq!(rest, b"abcdfgh");
+    });
+}
+
+/// The same the other way; and what lies around it is no more urgent than it was.
+#[test]
+fn an_urgent_octet_from_outside_is_urgent_inside() {
+    with_connection(&[], |_, mut connection, mut server| {
+        server.set_nodelay(true).unwrap();
+        server.write_all(&pattern(5000)).unwrap();
+        send(server.as_raw_fd(), b"E", MsgFlags::MSG_OOB).unwrap();
+        let base = connection.ack;
+        let urgent = connection.await_segment("the urgent octet", |segment| {
+            let end = segment.seq.wrapping_add(u32::from(segment.urgent));
+            segment.has(URG) && end == base.wrapping_add(5001) && segment.data.ends_with(b"E")
+        });
+        assert!(urgent.data.len() <= 536, "a segment alone");
+        connection.ack = base.wrapping_add(5001);
+        connection.send(ACK, &[]);
+        server.write_all(b"rest").unwrap();
+        let rest = connection.await_segment("the rest", |segment| segment.data == b"rest");
+        assert!(!rest.has(URG));
     });
 }
 
