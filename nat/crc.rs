@@ -27,8 +27,19 @@ const FIELD: std::ops::Range<usize> = 8..12;
 
 /// The checksum of `octets`.
 fn crc32c(octets: &[u8]) -> u32 {
-    let step = |crc: u32, octet: &u8| crc >> 8 ^ TABLE[usize::from(crc.to_le_bytes()[0] ^ octet)];
     !octets.iter().fold(!0, step)
+}
+
+/// Whether an SCTP packet's checksum is right.
+pub(crate) fn is_right(packet: &[u8]) -> bool {
+    let Some(held) = packet.get(FIELD) else { return false };
+    let rest = packet[FIELD.end..].iter();
+    let sum = packet[..FIELD.start].iter().chain(&[0; 4]).chain(rest).fold(!0, step);
+    held == (!sum).to_le_bytes()
+}
+
+fn step(crc: u32, octet: &u8) -> u32 {
+    crc >> 8 ^ TABLE[usize::from(crc.to_le_bytes()[0] ^ octet)]
 }
 
 /// Makes an SCTP packet's checksum anew. One too short to have it is left alone.

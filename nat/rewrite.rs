@@ -50,6 +50,9 @@ fn set_body(
     undone: Undone,
     whole: bool,
 ) -> Body {
+    let sctp = protocol == Protocol::Other(SCTP) && whole && !undone.partial;
+    // A CRC that was wrong stays wrong, like any checksum.
+    let sound = sctp && crc::is_right(transport);
     let mut renumbered = false;
     let (ports, body) = match body {
         Body::Ports(src, dst) => {
@@ -67,7 +70,7 @@ fn set_body(
         }
         other => ((Sum::ZERO, Sum::ZERO), other),
     };
-    if protocol == Protocol::Other(SCTP) && renumbered && !undone.partial && whole {
+    if sound && renumbered {
         crc::renew(transport);
     }
     let Some((field, pseudo_header)) = checksum_field(protocol) else { return body };

@@ -7,6 +7,7 @@ mod icmp;
 mod lab;
 mod limits;
 mod pieces;
+mod properties;
 mod rules;
 mod tcp;
 mod udp;

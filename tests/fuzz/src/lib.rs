@@ -9,10 +9,12 @@
 #![forbid(unsafe_code)]
 
 mod frame;
+mod nat;
 mod offload;
 pub mod runner;
 
 pub use frame::frame;
+pub use nat::nat;
 pub use offload::offload;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -42,5 +44,10 @@ mod tests {
     #[test]
     fn frame_holds() {
         holds(crate::runner::FRAME);
+    }
+
+    #[test]
+    fn nat_holds() {
+        holds(crate::runner::NAT);
     }
 }

@@ -30,6 +30,8 @@ pub struct Target {
 pub const OFFLOAD: Target = Target { name: "offload", run: crate::offload };
 /// The bridge and the gateway.
 pub const FRAME: Target = Target { name: "frame", run: crate::frame };
+/// Both hooks of the NAT.
+pub const NAT: Target = Target { name: "nat", run: crate::nat };
 
 /// How long to run, on what.
 #[derive(Clone, Debug, Default)]

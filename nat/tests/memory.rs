@@ -1,0 +1,109 @@
+//! What a flow costs: octets of memory, and allocations on the established path.
+//!
+//! One test, for the allocator counts whatever any thread of the process does.
+
+use std::alloc::System;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use nat::{
+    Account, Config, Conntrack, Direction, Egress, Entry, Ingress, Match, Nat, NoNotes, Owner,
+    Profile, Protocol, Rule, Rules, Source, TransportAddr, Tuple, Undone, Zone,
+};
+use smoltcp::time::Instant;
+use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
+
+#[global_allocator]
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+const NOW: Instant = Instant::from_micros_const(1_000_000);
+
+/// Octets an entry may cost, everything counted: itself, both its names, the account's list.
+const MOST: usize = 256;
+
+fn held(region: &Region<'_, System>) -> usize {
+    let change = region.change();
+    change.bytes_allocated - change.bytes_deallocated
+}
+
+/// The `n`th flow, masqueraded, and answered if `answered`.
+fn flow(n: u32) -> (Account, Tuple, Tuple) {
+    let [a, b, c, d] = n.to_be_bytes();
+    let inside =
+        TransportAddr::new(Ipv4Addr::new(172, 18, a, b).into(), u16::from_be_bytes([c, d]));
+    let far = TransportAddr::new(Ipv4Addr::new(198, 51, 100, 2).into(), 443);
+    let shown = TransportAddr::new(Ipv4Addr::new(203, 0, a, b).into(), inside.port);
+    (Account(n % 16), Tuple::new(Protocol::Tcp, inside, far), Tuple::new(Protocol::Tcp, far, shown))
+}
+
+fn enter(conntrack: &Conntrack, n: u32, answered: bool) {
+    let (account, original, reply) = flow(n);
+    let entry = Entry::new(Zone(1), Direction::Original, original, reply, Owner::NONE, NOW);
+    let entry = conntrack.insert(account, entry).unwrap();
+    if answered {
+        entry.note(Direction::Reply, 1, 40, NOW);
+    }
+}
+
+fn datagram(from: Ipv4Addr, to: Ipv4Addr, ports: (u16, u16)) -> Vec<u8> {
+    let mut packet = vec![0x45, 0, 0, 28, 0, 0, 0x40, 0, 64, 17, 0, 0];
+    packet.extend_from_slice(&from.octets());
+    packet.extend_from_slice(&to.octets());
+    packet.extend_from_slice(&ports.0.to_be_bytes());
+    packet.extend_from_slice(&ports.1.to_be_bytes());
+    packet.extend_from_slice(&[0, 8, 0, 0]);
+    packet
+}
+
+#[test]
+fn a_flow_is_small_and_an_established_one_allocates_nothing() {
+    for (flows, answered) in [(1_000_000, false), (100_000, true)] {
+        let region = Region::new(ALLOCATOR);
+        let conntrack = Conntrack::new(flows as usize, Profile::Rfc);
+        (0..flows).for_each(|n| enter(&conntrack, n, answered));
+        let each = held(&region) / flows as usize;
+        println!("{flows} flows, answered: {answered}: {each} octets each");
+        assert!(each <= MOST, "{each} octets for each of {flows} flows");
+        let (_, _, reply) = flow(4711);
+        let region = Region::new(ALLOCATOR);
+        for _ in 0..1000 {
+            assert!(conntrack.lookup(Zone(1), reply).is_some());
+            assert!(conntrack.find(Zone(1), reply, NOW).is_some());
+        }
+        assert_eq!(region.change().allocations, 0);
+    }
+    translation_of_a_known_flow_allocates_nothing();
+}
+
+fn translation_of_a_known_flow_allocates_nothing() {
+    let uplink = Zone(100);
+    let nat = Nat::new(Arc::new(Conntrack::new(1000, Profile::Rfc)), Config::new(uplink, [7; 16]));
+    let matches = Match { to: Some(uplink), ..Match::ANY };
+    nat.set_rules(Rules::new(vec![], vec![Rule::new(matches, Source::Masquerade)]));
+    let shown: IpAddr = Ipv4Addr::new(203, 0, 113, 1).into();
+    let inside = Ingress { zone: Zone(1), inside: true, account: Account(1), mtu: 1500 };
+    let outside = Ingress { zone: uplink, inside: false, ..inside };
+    let addresses = [shown];
+    let out = Egress { zone: uplink, inside: false, mtu: 1500, addresses: &addresses };
+    let back = Egress { zone: Zone(1), inside: true, ..out };
+    let (alice, far) = (Ipv4Addr::new(172, 18, 0, 2), Ipv4Addr::new(198, 51, 100, 2));
+    let question = datagram(alice, far, (4000, 9));
+    let answer = datagram(far, Ipv4Addr::new(203, 0, 113, 1), (9, 4000));
+    let mut packet = Vec::with_capacity(64);
+    let mut pass = |octets: &[u8], ingress: &Ingress, egress: &Egress<'_>| {
+        packet.clear();
+        packet.extend_from_slice(octets);
+        let undone = Undone::default();
+        let passage = nat.prerouting(&mut packet, undone, ingress, NOW, &mut NoNotes).unwrap();
+        let sent = nat.postrouting(&mut packet, passage, egress, None, NOW, &mut NoNotes);
+        assert_eq!(sent, Ok(nat::Sent::Whole));
+    };
+    pass(&question, &inside, &out);
+    pass(&answer, &outside, &back);
+    let region = Region::new(ALLOCATOR);
+    for _ in 0..1000 {
+        pass(&question, &inside, &out);
+        pass(&answer, &outside, &back);
+    }
+    assert_eq!(region.change().allocations, 0);
+}
