@@ -39,15 +39,19 @@ fn nat(flows: u32) -> Nat {
     nat
 }
 
-/// The `n`th of the other flows.
-fn enter(conntrack: &Conntrack, n: u32) {
+/// The names of the `n`th of the other flows.
+fn tuples(n: u32) -> (Tuple, Tuple) {
     let [a, b, c, d] = n.to_be_bytes();
     let inside =
         TransportAddr::new(Ipv4Addr::new(172, 19, a, b).into(), u16::from_be_bytes([c, d]));
     let far = TransportAddr::new(FAR.into(), 443);
     let original = Tuple::new(Protocol::Udp, inside, far);
     let shown = TransportAddr::new(Ipv4Addr::new(100, 64, a, b).into(), inside.port);
-    let reply = Tuple::new(Protocol::Udp, far, shown);
+    (original, Tuple::new(Protocol::Udp, far, shown))
+}
+
+fn enter(conntrack: &Conntrack, n: u32) {
+    let (original, reply) = tuples(n);
     let entry = Entry::new(NET, Direction::Original, original, reply, Owner::NONE, NOW);
     conntrack.insert(Account(n % 64), entry).expect("room");
 }
@@ -102,6 +106,15 @@ fn established(c: &mut Criterion) {
         );
         group.bench_function(BenchmarkId::new("lookup_miss", flows), |b| {
             b.iter(|| black_box(nat.conntrack().lookup(NET, black_box(absent))));
+        });
+        // Another flow each time: what the processor's caches do not hold is fetched.
+        let mut n = 0u32;
+        group.bench_function(BenchmarkId::new("lookup_spread", flows), |b| {
+            b.iter(|| {
+                n = n.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                let (original, _) = tuples(n % flows);
+                black_box(nat.conntrack().lookup(NET, original))
+            });
         });
         // One part of the table, none of which is over.
         group.bench_function(BenchmarkId::new("expire_one_part", flows), |b| {

@@ -6,7 +6,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use smoltcp::time::Instant;
@@ -197,6 +197,7 @@ pub struct Nat {
     pub(crate) config: Config,
     rules: RwLock<Arc<Rules>>,
     npt: RwLock<Arc<[Npt]>>,
+    any_prefix: AtomicBool,
     fragments: Mutex<Fragments>,
     unsolicited: Mutex<Unsolicited>,
     identification: AtomicU32,
@@ -218,6 +219,7 @@ impl Nat {
             config,
             rules: RwLock::default(),
             npt: RwLock::new(Arc::new([])),
+            any_prefix: AtomicBool::new(false),
             fragments: Mutex::default(),
             unsolicited: Mutex::default(),
         }
@@ -231,6 +233,7 @@ impl Nat {
 
     /// Replaces the prefixes translated without state.
     pub fn set_prefixes(&self, npt: Vec<Npt>) {
+        self.any_prefix.store(!npt.is_empty(), Relaxed);
         *self.npt.write().unwrap_or_else(PoisonError::into_inner) = npt.into();
     }
 
@@ -240,8 +243,10 @@ impl Nat {
         Arc::clone(&self.rules.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    pub(crate) fn prefixes(&self) -> Arc<[Npt]> {
-        Arc::clone(&self.npt.read().unwrap_or_else(PoisonError::into_inner))
+    /// The prefixes in force; none, and no lock taken, as a rule.
+    pub(crate) fn prefixes(&self) -> Option<Arc<[Npt]>> {
+        let any = self.any_prefix.load(Relaxed);
+        any.then(|| Arc::clone(&self.npt.read().unwrap_or_else(PoisonError::into_inner)))
     }
 
     /// The flows.

@@ -105,8 +105,8 @@ impl Nat {
     ) -> Result<(), Refused> {
         let headers = &mut passage.headers;
         let prefixes = self.prefixes();
-        let Some(npt) = prefixes.iter().find(|npt| npt.zone == zone && npt.hides(headers.src))
-        else {
+        let mut prefixes = prefixes.iter().flat_map(|prefixes| prefixes.iter());
+        let Some(npt) = prefixes.find(|npt| npt.zone == zone && npt.hides(headers.src)) else {
             return Ok(());
         };
         let left = npt.leave(packet, headers);
@@ -217,28 +217,27 @@ impl Nat {
     ) -> Result<Shown, Refused> {
         let ingress = passage.ingress;
         // Inside to inside by an external address: the answer must come back the same way, so the
-        // source shows its own external address (RFC 4787 REQ-9a).
-        if ingress.inside && egress.inside && came.dst.addr != tuple.dst.addr {
-            if N::ASKED {
-                notes.note(Note::Hairpin);
-            }
-            let external = External { zone: self.config.uplink, addr: came.dst.addr };
-            return Ok(Self::by(external, tuple));
+        // source shows the address it has outside (RFC 4787 REQ-9a), by default the one it speaks to.
+        let hairpin = ingress.inside && egress.inside && came.dst.addr != tuple.dst.addr;
+        if hairpin && N::ASKED {
+            notes.note(Note::Hairpin);
         }
+        let zone = if hairpin { self.config.uplink } else { egress.zone };
+        let itself = External { zone, addr: came.dst.addr };
         let rules = self.rules();
-        let Some((number, rule)) = rules.source(ingress.zone, egress.zone, tuple) else {
+        let Some((number, rule)) = rules.source(ingress.zone, zone, tuple) else {
             if N::ASKED {
                 notes.note(Note::NoRule(Hook::Postrouting));
             }
-            return Ok(Shown::AsIs);
+            return Ok(if hairpin { Self::by(itself, tuple) } else { Shown::AsIs });
         };
         rule.count(passage.headers.end);
         if N::ASKED {
             let text = rule.to_string();
             notes.note(Note::Rule { hook: Hook::Postrouting, number, text });
         }
-        let zone = egress.zone;
         match &rule.action {
+            Source::Keep | Source::Masquerade if hairpin => Ok(Self::by(itself, tuple)),
             Source::Keep => Ok(Shown::AsIs),
             Source::Masquerade => {
                 let v6 = tuple.src.addr.is_ipv6();

@@ -82,10 +82,8 @@ impl Nat {
     /// Prefixes translated without state come first: who has one needs no flow.
     fn enter_prefix(&self, packet: &mut [u8], passage: &mut Passage) -> bool {
         let Passage { headers, ingress, .. } = passage;
-        if !headers.v6() {
-            return false;
-        }
-        for npt in self.prefixes().iter() {
+        let prefixes = if headers.v6() { self.prefixes() } else { None };
+        for npt in prefixes.iter().flat_map(|prefixes| prefixes.iter()) {
             let here = ingress.inside || npt.zone == ingress.zone;
             if here && npt.shows(headers.dst) {
                 let Some(entered) = npt.enter(packet, headers) else { continue };
@@ -123,7 +121,10 @@ impl Nat {
         if headers.protocol == Protocol::Tcp {
             let segment = tcp::segment(packet, headers);
             let segment = segment.ok_or(Refused::silently(Reason::Malformed))?;
-            self.track(entry, direction, &segment)?;
+            if self.track(entry, direction, &segment)? == Believed::No {
+                entry.count(direction, 1, octets);
+                return Ok(());
+            }
         } else if direction != entry.from_inside && entry.replied() {
             // What comes from outside does not keep a mapping (RFC 4787 REQ-6), but for the first answer,
             // from which on another idle time counts.
@@ -134,25 +135,24 @@ impl Nat {
         Ok(())
     }
 
-    /// Judges a segment and moves its connection.
+    /// Judges a segment and moves its connection, if its control bits are to be believed.
     pub(crate) fn track(
         &self,
         entry: &Entry,
         direction: Direction,
         segment: &Segment,
-    ) -> Result<(), Refused> {
-        match entry.judge(direction, segment) {
-            Ok(Believed::No) => {}
-            Err(why) if !self.config.liberal => {
-                return Err(Refused::silently(Reason::Invalid(why)));
-            }
-            Ok(Believed::Yes) | Err(_) => {
-                if entry.segment(direction, segment.flags) == TcpState::None {
-                    return Err(Refused::silently(Reason::NoFlow));
-                }
-            }
+    ) -> Result<Believed, Refused> {
+        let believed = match entry.judge(direction, segment) {
+            Ok(believed) => believed,
+            // A reset out of its window is believed by nobody.
+            Err(_) if self.config.liberal && segment.flags.rst => Believed::No,
+            Err(_) if self.config.liberal => Believed::Yes,
+            Err(why) => return Err(Refused::silently(Reason::Invalid(why))),
+        };
+        if believed == Believed::Yes && entry.segment(direction, segment.flags) == TcpState::None {
+            return Err(Refused::silently(Reason::NoFlow));
         }
-        Ok(())
+        Ok(believed)
     }
 
     /// Makes a packet of a known flow read as the other side knows it.

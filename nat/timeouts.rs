@@ -38,8 +38,7 @@ pub struct Timeouts {
     pub tcp_time_wait: Duration,
     /// TCP after a reset.
     pub tcp_close: Duration,
-    /// TCP while data is not acknowledged: picked up in the middle, or sent again and again. Never more
-    /// than the state allows.
+    /// TCP picked up in the middle, until the other side is heard; never more than while established.
     pub tcp_unacknowledged: Duration,
     /// UDP that was never answered.
     pub udp_unreplied: Duration,
@@ -145,6 +144,9 @@ impl Timeouts {
             Protocol::Tcp => match state {
                 TcpState::None | TcpState::SynSent | TcpState::SynSent2 => self.tcp_syn_sent,
                 TcpState::SynRecv => self.tcp_syn_recv,
+                TcpState::Established if !replied => {
+                    self.tcp_unacknowledged.min(self.tcp_established)
+                }
                 TcpState::Established => self.tcp_established,
                 TcpState::FinWait => self.tcp_fin_wait,
                 TcpState::CloseWait => self.tcp_close_wait,

@@ -34,9 +34,12 @@ pub(crate) struct Unsolicited(VecDeque<Waiting>);
 
 impl Unsolicited {
     pub(crate) fn hold(&mut self, zone: Zone, tuple: Tuple, packet: &[u8], now: Instant) {
+        if self.0.len() >= MAX_WAITING {
+            return;
+        }
         // A repeated SYN is the same question.
         let known = self.0.iter().any(|held| held.zone == zone && held.tuple == tuple);
-        if !known && self.0.len() < MAX_WAITING {
+        if !known {
             let quoted = packet[..packet.len().min(QUOTED)].to_vec();
             self.0.push_back(Waiting { zone, tuple, due: now + QUIET, quoted });
         }

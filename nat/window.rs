@@ -120,8 +120,6 @@ struct Side {
 const SCALES: u8 = 1;
 /// It has acknowledged something.
 const HAS_ACKED: u8 = 2;
-/// Something it sent is not acknowledged yet.
-const UNACKNOWLEDGED: u8 = 4;
 
 /// What a segment's control bits are worth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -200,7 +198,6 @@ impl Windows {
         sender.maxwin = sender.maxwin.max(window.wrapping_add(sack.wrapping_sub(ack)));
         if after(end, sender.end) {
             sender.end = end;
-            sender.flags |= UNACKNOWLEDGED;
         }
         if flags.ack && (!sender.has_acked() || after(ack, sender.acked)) {
             sender.acked = ack;
@@ -212,9 +209,6 @@ impl Windows {
         let offered = sack.wrapping_add(window.max(1));
         if after(offered, receiver.maxend) {
             receiver.maxend = offered;
-        }
-        if flags.ack && ack == receiver.end {
-            receiver.flags &= !UNACKNOWLEDGED;
         }
         self.set(travelling, sender, receiver);
         Ok(Believed::Yes)
@@ -252,12 +246,6 @@ impl Windows {
         let answers_syn = !receiver.has_acked();
         let expected = !before(seq, receiver.acked) && !after(seq, sender.end);
         if answers_syn || expected { Believed::Yes } else { Believed::No }
-    }
-
-    /// Whether either side has sent what the other has not acknowledged.
-    #[must_use]
-    pub fn unacknowledged(&self) -> bool {
-        self.0.iter().any(|side| side.flags & UNACKNOWLEDGED != 0)
     }
 
     fn sides(&self, travelling: Direction) -> (Side, Side) {

@@ -54,6 +54,9 @@ fn one_to_one_keeps_ports_and_lets_both_sides_begin() {
         .goes("198.51.100.7:7", "172.18.0.3:80");
     lab.out(&udp("172.18.0.3:80", "198.51.100.7:7", b""))
         .goes("203.0.113.131:80", "198.51.100.7:7");
+    // Between themselves they show what they show outside.
+    lab.out(&udp("172.18.0.2:5", "203.0.113.131:80", b"")).goes("203.0.113.130:5", "172.18.0.3:80");
+    lab.out(&udp("172.18.0.3:80", "203.0.113.130:5", b"")).goes("203.0.113.131:80", "172.18.0.2:5");
     assert_eq!(lab.nat.mappings().len(), 0);
 }
 

@@ -240,6 +240,12 @@ fn t13_a_connection_is_picked_up_in_the_middle_unless_strict() {
     lab.out(&data(ALICE, SERVER, 7000, 9000, 100)).goes(SHOWN, SERVER);
     assert_eq!(state(&lab), TcpState::Established);
     lab.back(&data(SERVER, SHOWN, 9000, 7100, 100)).goes(SERVER, ALICE);
+    // One that is never answered is none.
+    let mut unanswered = Lab::default();
+    unanswered.out(&data(ALICE, SERVER, 7000, 9000, 100));
+    unanswered.wait(301);
+    unanswered.expire();
+    assert_eq!(unanswered.flows(), 0);
     for (flags, loose) in [(RST, true), (FIN_ACK, true), (SYN_ACK, true), (ACK, false)] {
         let mut lab = Lab::with(Config { loose, ..Config::new(UPLINK, [0; 16]) });
         let refused = lab.leave(&control(ALICE, SERVER, flags, 7000, 9000)).unwrap_err();
