@@ -47,6 +47,11 @@ impl Keeper {
     }
 }
 
+/// An answer was seen.
+const REPLIED: u8 = 1;
+/// A rule has chosen the destination.
+const BY_RULE: u8 = 2;
+
 /// One tracked flow.
 #[derive(Debug)]
 pub struct Entry {
@@ -66,7 +71,7 @@ pub struct Entry {
     reply_zone: Zone,
     account: Account,
     state: AtomicU8,
-    replied: AtomicU8,
+    marks: AtomicU8,
     phase: AtomicU8,
     packets: [AtomicU64; 2],
     octets: [AtomicU64; 2],
@@ -93,7 +98,7 @@ impl Entry {
             keeper: Keeper::of(owner),
             last_seen: AtomicI64::new(now.total_micros()),
             state: AtomicU8::new(TcpState::None as u8),
-            replied: AtomicU8::new(0),
+            marks: AtomicU8::new(0),
             phase: AtomicU8::new(Phase::Outside as u8),
             packets: Default::default(),
             octets: Default::default(),
@@ -105,6 +110,18 @@ impl Entry {
     pub const fn answered_in(mut self, zone: Zone) -> Self {
         self.reply_zone = zone;
         self
+    }
+
+    /// The same flow, whose destination a rule has chosen.
+    #[must_use]
+    pub(crate) fn ruled(self, by_rule: bool) -> Self {
+        self.marks.fetch_or(if by_rule { BY_RULE } else { 0 }, Relaxed);
+        self
+    }
+
+    /// Whether a rule has chosen its destination, as for a published port.
+    pub fn by_rule(&self) -> bool {
+        self.marks.load(Relaxed) & BY_RULE != 0
     }
 
     /// The same flow, which holds `mapping` while it lasts. Not for a flow of an owner's, which holds
@@ -221,8 +238,8 @@ impl Entry {
         let index = travelling as usize;
         self.packets[index].fetch_add(packets, Relaxed);
         self.octets[index].fetch_add(octets, Relaxed);
-        if travelling == Direction::Reply {
-            self.replied.store(1, Relaxed);
+        if travelling == Direction::Reply && !self.replied() {
+            self.marks.fetch_or(REPLIED, Relaxed);
         }
     }
 
@@ -246,7 +263,7 @@ impl Entry {
 
     /// Whether an answer was ever seen; its absence is `[UNREPLIED]`.
     pub fn replied(&self) -> bool {
-        self.replied.load(Relaxed) != 0
+        self.marks.load(Relaxed) & REPLIED != 0
     }
 
     /// Whether the flow is not to be dropped early: a TCP connection once established, any other

@@ -8,7 +8,7 @@
 //! - what is remembered: [`state`] and [`window`] (a TCP connection), [`timeouts`], [`entry`] (a flow),
 //!   `index`, `roll` and [`conntrack`] (all flows; who pays when there are too many), `pool` and
 //!   [`mapping`] (external ports);
-//! - what becomes of it: [`rules`], [`npt`], [`nat`], `prerouting`, `postrouting`, `unsolicited`,
+//! - what becomes of it: [`rules`], [`npt`], [`hooks`], `prerouting`, `postrouting`, `unsolicited`,
 //!   [`refused`] and [`why`] (in words);
 //! - how it is rewritten: [`checksum`], `crc`, `rewrite`, `icmp`, `tcp`, `siit`.
 //!
@@ -26,10 +26,11 @@ mod crc;
 pub mod entry;
 pub mod fragments;
 pub mod headers;
+pub mod hooks;
 mod icmp;
 mod index;
 pub mod mapping;
-pub mod nat;
+
 pub mod npt;
 mod pool;
 mod postrouting;
@@ -52,8 +53,8 @@ pub use conntrack::{Conntrack, Found, InsertError};
 pub use entry::Entry;
 pub use fragments::{Gathered, Whole};
 pub use headers::Headers;
+pub use hooks::{Config, Egress, Filtering, Ingress, Nat, Passage};
 pub use mapping::{External, Inside, Mapping, Mappings, NoMapping};
-pub use nat::{Config, Egress, Filtering, Ingress, Nat, Passage};
 pub use npt::Npt;
 pub use postrouting::Sent;
 pub use refused::{Reason, Refused, Tell};

@@ -15,8 +15,8 @@ use crate::conntrack::InsertError;
 use crate::entry::Entry;
 use crate::fragments;
 use crate::headers::Headers;
+use crate::hooks::{Egress, Nat, Passage, Standing, Via};
 use crate::mapping::{self, External, Inside, Mapping, NoMapping};
-use crate::nat::{Egress, Nat, Passage, Standing, Via};
 use crate::refused::{Reason, Refused, Tell};
 use crate::rewrite::{self, Undone};
 use crate::rules::{Source, moved};
@@ -150,11 +150,12 @@ impl Nat {
         if tuple.protocol.is_query() {
             to.dst.port = src.port;
         }
+        let by_rule = matches!(via, Via::Rule);
         let lease = lease.or(match via {
             Via::Mapping(mapping) => Some(mapping),
             Via::Straight | Via::Rule => None,
         });
-        let flow = Flow { came, to, account, lease, answered_in: egress.zone };
+        let flow = Flow { came, to, account, lease, by_rule, answered_in: egress.zone };
         let entry = self.enter(packet, passage, flow, now)?;
         self.retuple(packet, passage, &to, notes)?;
         passage.standing = Standing::Known(entry, Direction::Original);
@@ -169,7 +170,7 @@ impl Nat {
         flow: Flow,
         now: Instant,
     ) -> Result<Arc<Entry>, Refused> {
-        let Flow { came, to, account, lease, answered_in } = flow;
+        let Flow { came, to, account, lease, by_rule, answered_in } = flow;
         let zone = passage.ingress.zone;
         let from_inside =
             if passage.ingress.inside { Direction::Original } else { Direction::Reply };
@@ -180,7 +181,8 @@ impl Nat {
         };
         let attempt = || {
             let mut entry = Entry::new(zone, from_inside, came, answer, Owner::NONE, now)
-                .answered_in(answered_in);
+                .answered_in(answered_in)
+                .ruled(by_rule);
             if let Some(lease) = &lease {
                 entry = entry.holding(Arc::clone(lease));
             }
@@ -327,7 +329,8 @@ impl Nat {
         if protocol.is_query() {
             to.dst.port = external.port;
         }
-        let flow = Flow { came, to, account, lease: Some(lease), answered_in: zone };
+        let lease = Some(lease);
+        let flow = Flow { came, to, account, lease, by_rule: true, answered_in: zone };
         let entry = self.enter(packet, passage, flow, now)?;
         let changed = self.retuple(packet, passage, &to, notes);
         if changed.is_err() {
@@ -355,7 +358,7 @@ impl Nat {
         // Pieces may become pieces again, no longer than they were; a whole packet only where its sender
         // allows it.
         let pieces_fit = largest.is_some_and(|largest| largest <= egress.mtu);
-        let may_cut = !headers.dont_fragment || pieces_fit;
+        let may_cut = passage.may_cut || pieces_fit;
         let may_cut = may_cut && passage.undone == Undone::default();
         if !whole && !may_cut {
             return Err(passage.too_big(egress.mtu));
@@ -416,6 +419,7 @@ struct Flow {
     to: Tuple,
     account: Account,
     lease: Option<Arc<Mapping>>,
+    by_rule: bool,
     answered_in: Zone,
 }
 

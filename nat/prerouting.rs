@@ -10,15 +10,15 @@ use smoltcp::time::Instant;
 
 use crate::entry::Entry;
 use crate::headers::{Body, Headers};
+use crate::hooks::{Filtering, Ingress, Nat, Passage, Standing, Via};
 use crate::icmp;
-use crate::nat::{Filtering, Ingress, Nat, Passage, Standing, Via};
 use crate::refused::{Reason, Refused};
 use crate::rewrite::{self, Undone};
-use crate::rules::{Destination, moved};
+use crate::rules::Destination;
 use crate::siit;
 use crate::state::{Direction, TcpState};
 use crate::tcp;
-use crate::tuple::{Protocol, TransportAddr, Tuple};
+use crate::tuple::{Protocol, Tuple};
 use crate::why::{Hook, Note, Notes};
 use crate::window::{Believed, Segment};
 use crate::zone::Owner;
@@ -47,6 +47,7 @@ impl Nat {
             headers,
             ingress: *ingress,
             undone,
+            may_cut: !headers.dont_fragment,
             came: headers.tuple(),
             replaced: None,
             standing: Standing::Untracked,
@@ -261,21 +262,10 @@ impl Nat {
                 let text = rule.to_string();
                 notes.note(Note::Rule { hook: Hook::Prerouting, number, text });
             }
-            let begin = *rule.matches.dst_ports.start();
-            let (to, account) = match &rule.action {
-                Destination::Keep => (tuple.dst, account),
-                Destination::To { addr, first_port, account, .. } => {
-                    let port = first_port.map_or(tuple.dst.port, |first| {
-                        first.wrapping_add(tuple.dst.port.wrapping_sub(begin))
-                    });
-                    let port = if tuple.protocol.is_query() { tuple.dst.port } else { port };
-                    (TransportAddr::new(*addr, port), *account)
-                }
-                Destination::Prefix { inside, account } => {
-                    let to = moved(tuple.dst.addr, inside);
-                    let to = to.ok_or(Refused::silently(Reason::Untranslatable))?;
-                    (TransportAddr::new(to, tuple.dst.port), *account)
-                }
+            let to = rule.leads(&tuple).ok_or(Refused::silently(Reason::Untranslatable))?;
+            let account = match rule.action {
+                Destination::Keep => account,
+                Destination::To { account, .. } | Destination::Prefix { account, .. } => account,
             };
             if to.addr.is_ipv4() != tuple.dst.addr.is_ipv4() {
                 let Destination::To { zone, .. } = rule.action else {

@@ -150,6 +150,27 @@ impl<A> Rule<A> {
     }
 }
 
+impl Rule<Destination> {
+    /// Where a packet that matches goes. None if the rule has no place for its family.
+    #[must_use]
+    pub fn leads(&self, tuple: &Tuple) -> Option<TransportAddr> {
+        match &self.action {
+            Destination::Keep => Some(tuple.dst),
+            Destination::To { addr, first_port, .. } => {
+                let nth = tuple.dst.port.wrapping_sub(*self.matches.dst_ports.start());
+                let port = match first_port {
+                    Some(first) if !tuple.protocol.is_query() => first.wrapping_add(nth),
+                    _ => tuple.dst.port,
+                };
+                Some(TransportAddr::new(*addr, port))
+            }
+            Destination::Prefix { inside, .. } => {
+                moved(tuple.dst.addr, inside).map(|addr| TransportAddr::new(addr, tuple.dst.port))
+            }
+        }
+    }
+}
+
 impl fmt::Display for Rule<Destination> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.action {
@@ -212,6 +233,12 @@ impl Rules {
         candidates
             .filter_map(|number| Some((*number as usize, self.prerouting.get(*number as usize)?)))
             .find(|(_, rule)| rule.matches.holds(from, None, tuple))
+    }
+
+    /// Where the rules of prerouting lead a packet.
+    #[must_use]
+    pub fn leads(&self, from: Zone, tuple: &Tuple) -> Option<TransportAddr> {
+        self.destination(from, tuple).and_then(|(_, rule)| rule.leads(tuple))
     }
 
     /// The rule of postrouting that decides, and its number. `tuple` has the destination the packet has

@@ -149,6 +149,13 @@ fn nat46_too_long_is_told_with_the_difference_of_the_headers() {
     let long = crate::wire::dont_fragment(udp("172.18.0.2:80", &shown, &[7; 1472]));
     let refused = lab.leave(&long).unwrap_err();
     assert_eq!(refused.tell, Some(Tell::TooBig(1480)));
+    // Where its sender allows it, it is cut (RFC 7915 §4).
+    let long = udp("172.18.0.2:80", &shown, &[7; 1472]);
+    let (zone, account) = (crate::lab::NET, crate::lab::ALICE);
+    let inside = nat::Ingress { zone, inside: true, account, mtu: 1500 };
+    let pieces = lab.pass_in_pieces(&long, &inside).unwrap();
+    assert_eq!(pieces.len(), 2);
+    assert!(pieces.iter().all(|piece| piece.len() <= 1500 && piece[0] >> 4 == 6));
 }
 
 #[test]

@@ -104,6 +104,26 @@ fn sctp_has_ports_and_a_checksum_of_its_own() {
     }
 }
 
+/// A sender that never falls silent must not be kept from a container that took another's place.
+#[test]
+fn flows_follow_the_rules_when_they_change() {
+    let mut lab = Lab::publishing(vec![publish(Protocol::Udp, 80..=80, "172.18.0.2:80")]);
+    let hello = udp("198.51.100.2:5", "203.0.113.1:80", b"");
+    lab.back(&hello).goes("198.51.100.2:5", "172.18.0.2:80");
+    lab.out(&udp("172.18.0.9:7", "198.51.100.2:9", b""));
+    let same = || vec![publish(Protocol::Udp, 80..=80, "172.18.0.2:80")];
+    lab.nat.set_rules(Rules::new(same(), vec![masquerade()]));
+    assert_eq!(lab.flows(), 2, "what leads where it led goes on");
+    let other = vec![publish(Protocol::Udp, 80..=80, "172.18.0.3:80")];
+    lab.nat.set_rules(Rules::new(other, vec![masquerade()]));
+    lab.back(&hello).goes("198.51.100.2:5", "172.18.0.3:80");
+    lab.nat.set_rules(Rules::new(vec![], vec![masquerade()]));
+    lab.arrive(&hello).unwrap_err();
+    assert_eq!(lab.flows(), 1);
+    lab.nat.forget_inside(NET, "172.18.0.9".parse().unwrap());
+    assert_eq!((lab.flows(), lab.nat.mappings().len()), (0, 0));
+}
+
 /// The same addresses in two networks are two containers.
 #[test]
 fn networks_are_zones() {

@@ -113,6 +113,8 @@ pub struct Passage {
     pub(crate) headers: Headers,
     pub(crate) ingress: Ingress,
     pub(crate) undone: Undone,
+    /// Whether its sender allows it to be cut on its way.
+    pub(crate) may_cut: bool,
     /// The tuple the packet came with, where it has one.
     pub(crate) came: Option<Tuple>,
     /// The packet as it came, where its IP version has changed.
@@ -190,6 +192,34 @@ impl Passage {
 }
 
 /// The NAT of one host.
+///
+/// ```
+/// use std::sync::Arc;
+/// use nat::*;
+/// use smoltcp::time::Instant;
+///
+/// let (net, uplink) = (Zone(1), Zone(100));
+/// let conntrack = Arc::new(Conntrack::new(262_144, Profile::Rfc));
+/// let nat = Nat::new(conntrack, Config::new(uplink, *b"some random bits"));
+/// let masquerade = Rule::new(Match { to: Some(uplink), ..Match::ANY }, Source::Masquerade);
+/// nat.set_rules(Rules::new(vec![], vec![masquerade]));
+///
+/// // A packet from a container, from its IP header on, and where it came in.
+/// let now = Instant::from_secs(1);
+/// let mut packet = vec![0x45, 0, 0, 28, 0, 0, 0x40, 0, 64, 17, 0, 0];
+/// packet.extend([172, 18, 0, 2, 198, 51, 100, 2, 0x9c, 0x40, 0, 53, 0, 8, 0, 0]);
+/// let ingress = Ingress { zone: net, inside: true, account: Account(2), mtu: 1500 };
+/// let mut notes: Vec<Note> = Vec::new(); // or &mut NoNotes, if nobody asks why
+/// let passage = nat.prerouting(&mut packet, Undone::default(), &ingress, now, &mut notes)?;
+///
+/// // The caller looks up the route of `passage.destination()`, then:
+/// let addresses = ["203.0.113.1".parse().expect("an address")];
+/// let egress = Egress { zone: uplink, inside: false, mtu: 1500, addresses: &addresses };
+/// let sent = nat.postrouting(&mut packet, passage, &egress, None, now, &mut notes)?;
+/// assert_eq!((sent, &packet[12..16]), (Sent::Whole, &[203, 0, 113, 1][..]));
+/// assert_eq!(notes[2].to_string(), "postrouting rule 0 matches: all: MASQUERADE");
+/// # Ok::<(), Refused>(())
+/// ```
 #[derive(Debug)]
 pub struct Nat {
     pub(crate) conntrack: Arc<Conntrack>,
@@ -225,10 +255,36 @@ impl Nat {
         }
     }
 
-    /// Replaces the rules. Flows there are keep what they were given.
+    /// Replaces the rules. Flows whose destination they would choose otherwise end, so that the next packet
+    /// goes where it now belongs; all others keep what they were given.
     pub fn set_rules(&self, rules: Rules) {
         self.mappings.reserve(rules.claimed().collect());
-        *self.rules.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
+        let rules = Arc::new(rules);
+        *self.rules.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&rules);
+        self.end(None, |entry| {
+            let Entry { zone, original, reply, .. } = entry;
+            entry.by_rule() && rules.leads(*zone, original) != Some(reply.src)
+        });
+    }
+
+    /// Ends the flows of a container that is gone.
+    pub fn forget_inside(&self, zone: Zone, addr: IpAddr) {
+        self.end(Some(zone), |entry| {
+            let (there, tuple) = entry.named(entry.from_inside);
+            there == zone && tuple.src.addr == addr
+        });
+    }
+
+    /// Ends flows, a part of the table at a time.
+    fn end(&self, zone: Option<Zone>, which: impl Fn(&Entry) -> bool) {
+        let mut place = Some(0);
+        while let Some(at) = place {
+            let (some, next) = self.conntrack.list_from(zone, at);
+            some.iter()
+                .filter(|entry| entry.owner() == Owner::NONE && which(entry))
+                .for_each(|entry| self.conntrack.remove(entry));
+            place = next;
+        }
     }
 
     /// Replaces the prefixes translated without state.
@@ -311,12 +367,10 @@ impl Nat {
 
     /// Ends every flow shown with an address the uplink has lost, as masquerade must.
     pub fn forget_address(&self, external: External) {
-        for entry in self.conntrack.list(Some(external.zone)) {
+        self.end(None, |entry| {
             let shown = entry.mapping().map(|mapping| (mapping.zone(), mapping.external().addr));
-            if shown == Some((external.zone, external.addr)) {
-                self.conntrack.remove(&entry);
-            }
-        }
+            shown == Some((external.zone, external.addr))
+        });
         self.mappings.forget(external);
     }
 
