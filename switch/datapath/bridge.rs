@@ -108,15 +108,15 @@ impl Datapath {
         if let Some(counters) = self.counters(received.port) {
             counters.received(len);
         }
-        let decision = match self.decide(received, now, out, why) {
-            Ok(decision) => decision,
-            Err(reason) => Decision::Drop(reason),
-        };
-        let fate = match decision {
-            Decision::Forward(_) | Decision::Flood => Fate::Forwarded,
-            Decision::Consumed => Fate::Consumed,
-            Decision::Drop(reason) => Fate::Dropped(reason),
-            Decision::Flow(..) | Decision::Uplink(_) => return decision,
+        // Each is made anew: only the two that carry a packet are worth the copy of one.
+        let (fate, decision) = match self.decide(received, now, out, why) {
+            Ok(Decision::Forward(to)) => (Fate::Forwarded, Decision::Forward(to)),
+            Ok(Decision::Flood) => (Fate::Forwarded, Decision::Flood),
+            Ok(Decision::Consumed) => (Fate::Consumed, Decision::Consumed),
+            Err(reason) | Ok(Decision::Drop(reason)) => {
+                (Fate::Dropped(reason), Decision::Drop(reason))
+            }
+            Ok(flow @ (Decision::Flow(..) | Decision::Uplink(_))) => return flow,
         };
         if W::ASKED
             && let Decision::Drop(reason) = decision
@@ -202,6 +202,7 @@ impl Datapath {
         }
     }
 
+    #[inline]
     pub(crate) fn forward(
         &mut self,
         received: &Received<'_>,

@@ -287,8 +287,10 @@ impl FdbCache {
     fn slot(station: MacAddr) -> usize {
         // Fibonacci hashing of the address; a chosen collision costs its sender's peers a shared
         // look-up, no more.
+        // The two parts are read as they were written, or the processor waits for them to meet.
         let [a, b, c, d, e, f] = station.0;
-        let word = u64::from_be_bytes([0, 0, a, b, c, d, e, f]);
+        let (front, back) = (u32::from_ne_bytes([a, b, c, d]), u16::from_ne_bytes([e, f]));
+        let word = u64::from(front) | u64::from(back) << 32;
         (word.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56) as usize % SLOTS
     }
 }
