@@ -26,22 +26,26 @@ enum Phase {
     Ended,
 }
 
-/// Who keeps a flow, and what that keeper needs of it. Only conntrack itself looks into segments, and
-/// only a flow of an owner has another state elsewhere: none pays for both.
+/// Who keeps a flow. Only conntrack itself looks into segments, and only a flow of an owner has another
+/// state elsewhere: none pays for both.
 #[derive(Debug)]
 enum Keeper {
     Owner(AtomicU64),
-    Conntrack {
-        windows: Mutex<Windows>,
-        /// The external port it is shown with.
-        mapping: Option<Arc<Mapping>>,
-    },
+    Conntrack(Box<Kept>),
+}
+
+/// What conntrack needs of a flow without an owner.
+#[derive(Debug, Default)]
+struct Kept {
+    windows: Mutex<Windows>,
+    /// The external port it is shown with.
+    mapping: Option<Arc<Mapping>>,
 }
 
 impl Keeper {
     fn of(owner: Owner) -> Self {
         match owner {
-            Owner::NONE => Self::Conntrack { windows: Mutex::default(), mapping: None },
+            Owner::NONE => Self::Conntrack(Box::default()),
             owner => Self::Owner(AtomicU64::new(owner.0)),
         }
     }
@@ -129,9 +133,9 @@ impl Entry {
     #[must_use]
     pub(crate) fn holding(mut self, held: Arc<Mapping>) -> Self {
         let remote = self.remote();
-        if let Keeper::Conntrack { mapping, .. } = &mut self.keeper {
+        if let Keeper::Conntrack(kept) = &mut self.keeper {
             held.join(remote);
-            *mapping = Some(held);
+            kept.mapping = Some(held);
         }
         self
     }
@@ -145,7 +149,7 @@ impl Entry {
     /// The mapping it holds.
     pub fn mapping(&self) -> Option<&Arc<Mapping>> {
         match &self.keeper {
-            Keeper::Conntrack { mapping, .. } => mapping.as_ref(),
+            Keeper::Conntrack(kept) => kept.mapping.as_ref(),
             Keeper::Owner(_) => None,
         }
     }
@@ -197,7 +201,7 @@ impl Entry {
     pub fn owner(&self) -> Owner {
         match &self.keeper {
             Keeper::Owner(owner) => Owner(owner.load(Relaxed)),
-            Keeper::Conntrack { .. } => Owner::NONE,
+            Keeper::Conntrack(_) => Owner::NONE,
         }
     }
 
@@ -214,9 +218,9 @@ impl Entry {
     ///
     /// It cannot; nothing is changed then.
     pub fn judge(&self, travelling: Direction, segment: &Segment) -> Result<Believed, OutOfWindow> {
-        let Keeper::Conntrack { windows, .. } = &self.keeper else { return Ok(Believed::Yes) };
+        let Keeper::Conntrack(kept) = &self.keeper else { return Ok(Believed::Yes) };
         // One connection's segments are one worker's, as a rule: nobody waits here.
-        let mut windows = windows.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut windows = kept.windows.lock().unwrap_or_else(PoisonError::into_inner);
         let reopened = segment.flags.syn
             && !segment.flags.ack
             && matches!(self.state(), TcpState::TimeWait | TcpState::Close);
