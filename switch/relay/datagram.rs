@@ -85,7 +85,7 @@ impl Datagrams {
 
     pub(crate) fn zone_of(&self, key: Key) -> Option<Zone> {
         let arena = if key.kind() == Some(Kind::Echo) { &self.echo } else { &self.udp };
-        arena.get(key).map(|mapping| mapping.zone)
+        arena.get(key).map(|mapping| mapping.zone())
     }
 
     /// A datagram or echo request from the container.
@@ -170,7 +170,7 @@ impl Datagrams {
         let conntrack = Arc::clone(&ctx.dp.network().conntrack);
         for _ in 0..ATTEMPTS {
             let mapping = self.mapping(received, packet, tuple, ctx)?;
-            if let Some(entry) = conntrack.entry(mapping.zone, tuple) {
+            if let Some(entry) = conntrack.entry(mapping.zone(), tuple) {
                 return Ok((mapping, entry));
             }
             match Self::join(&mapping, tuple, &conntrack, ctx.now) {
@@ -219,7 +219,7 @@ impl Datagrams {
         let key = arena.next_key();
         let inside = (tuple.protocol, tuple.src);
         let outside = (Outlet::new(fd), outside_port);
-        let mapping = Arc::new(Mapping::new(key, owner, inside, outside, lease));
+        let mapping = Arc::new(Mapping::new(key, inside, outside, lease));
         arena.insert(Arc::clone(&mapping));
         let raw = mapping.outlet.raw_fd();
         if self
@@ -240,7 +240,7 @@ impl Datagrams {
         let known = mapping.flows().towards(tuple.dst.addr).map(|entry| entry.reply.dst);
         let local = known.unwrap_or_else(|| Self::local_towards(mapping, tuple.dst.into()));
         let mut flows = mapping.flows();
-        if flows.closed {
+        if flows.closed() {
             return Join::Closing;
         }
         if flows.len() >= MAX_FLOWS_PER_MAPPING {
@@ -252,8 +252,8 @@ impl Datagrams {
         };
         let reply = Tuple::new(tuple.protocol, answer_from, local);
         let entry =
-            Entry::new(mapping.zone, Direction::Original, tuple, reply, mapping.key.into(), now);
-        let account = account(mapping.zone, mapping.port);
+            Entry::new(mapping.zone(), Direction::Original, tuple, reply, mapping.key.into(), now);
+        let account = account(mapping.zone(), mapping.port());
         let Ok(entry) = conntrack.insert(account, entry) else { return Join::Refused };
         flows.add(Arc::clone(&entry));
         Join::Entered(entry)
@@ -297,7 +297,7 @@ impl Datagrams {
             self.hand_on(&mapping, &datagram, ctx);
         }
         if !mapping.outlet.queued.swap(true, Relaxed) {
-            self.backlog.push_back((mapping.zone, key));
+            self.backlog.push_back((mapping.zone(), key));
         }
     }
 
@@ -345,7 +345,7 @@ impl Datagrams {
     ) -> bool {
         let conntrack = &ctx.dp.network().conntrack;
         let original = Tuple::new(mapping.protocol, mapping.inside, from);
-        if let Some(entry) = conntrack.entry(mapping.zone, original) {
+        if let Some(entry) = conntrack.entry(mapping.zone(), original) {
             let (count, octets) = (datagram.count() as u64, datagram.ip_octets() as u64);
             entry.count(Direction::Reply, count, octets);
             return true;
@@ -375,15 +375,14 @@ impl Datagrams {
         let timeouts = conntrack.timeouts();
         let idle = self.all(|mapping| {
             let mut flows = mapping.flows();
-            let any = flows.keep(|entry| {
+            flows.keep(|entry| {
                 let alive = entry.is_tracked() && entry.expires_at(timeouts) > now;
                 if !alive {
                     conntrack.remove(entry);
                 }
                 alive
             });
-            flows.closed = !any;
-            flows.closed
+            flows.closed()
         });
         idle.into_iter().for_each(|key| self.close(key, conntrack));
         self.len()
@@ -391,8 +390,9 @@ impl Datagrams {
 
     /// Ends the mappings of a port, or of a whole network.
     pub(crate) fn end(&mut self, zone: Zone, port: Option<PortId>, conntrack: &Conntrack) {
-        let over = self
-            .all(|mapping| mapping.zone == zone && port.is_none_or(|port| mapping.port == port));
+        let over = self.all(|mapping| {
+            mapping.zone() == zone && port.is_none_or(|port| mapping.port() == port)
+        });
         over.into_iter().for_each(|key| self.close(key, conntrack));
     }
 
@@ -414,7 +414,6 @@ impl Datagrams {
     fn close(&mut self, key: Key, conntrack: &Conntrack) {
         let Some(mapping) = self.arena(key.kind()).remove(key) else { return };
         let mut flows = mapping.flows();
-        flows.closed = true;
         flows.keep(|entry| {
             conntrack.remove(entry);
             false
@@ -427,7 +426,7 @@ impl Datagrams {
 
     /// Sees to it that nobody finds this mapping any more.
     fn forget(&self, mapping: &Arc<Mapping>) {
-        let name = (mapping.zone, mapping.protocol, mapping.inside);
+        let name = (mapping.zone(), mapping.protocol, mapping.inside);
         self.shared.mappings.remove_if(&name, |_, held| Arc::ptr_eq(held, mapping));
     }
 }

@@ -14,47 +14,48 @@ use crate::outlet::Outlet;
 #[derive(Debug)]
 pub(crate) struct Mapping {
     pub(crate) key: Key,
-    pub(crate) zone: Zone,
-    pub(crate) port: PortId,
     pub(crate) protocol: Protocol,
     pub(crate) inside: TransportAddr,
     /// The host's port number, or the ping socket's identifier.
     pub(crate) outside_port: u16,
     pub(crate) outlet: Outlet,
     flows: Mutex<Flows>,
-    /// Held, not read.
-    _lease: Lease,
+    /// Its place; knows whose it is.
+    lease: Lease,
 }
 
 /// The far sides a mapping speaks to.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Flows {
-    /// In the order of their far sides.
-    entries: Vec<Arc<Entry>>,
-    /// No more flows may join: the socket is about to close.
-    pub(crate) closed: bool,
+    /// In the order of their far sides; none once the socket is about to close, when no more may join.
+    entries: Option<Vec<Arc<Entry>>>,
 }
 
 impl Mapping {
-    /// A mapping that speaks to nobody yet, of a port of a network.
+    /// A mapping that speaks to nobody yet, of the port that has the lease.
     pub(crate) fn new(
         key: Key,
-        (zone, port): (Zone, PortId),
         (protocol, inside): (Protocol, TransportAddr),
         (outlet, outside_port): (Outlet, u16),
         lease: Lease,
     ) -> Self {
         Self {
             key,
-            zone,
-            port,
             protocol,
             inside,
             outside_port,
             outlet,
-            flows: Mutex::default(),
-            _lease: lease,
+            flows: Mutex::new(Flows { entries: Some(Vec::new()) }),
+            lease,
         }
+    }
+
+    pub(crate) const fn zone(&self) -> Zone {
+        self.lease.zone()
+    }
+
+    pub(crate) const fn port(&self) -> PortId {
+        self.lease.port()
     }
 
     pub(crate) fn flows(&self) -> MutexGuard<'_, Flows> {
@@ -65,25 +66,39 @@ impl Mapping {
 
 impl Flows {
     pub(crate) fn len(&self) -> usize {
-        self.entries.len()
+        self.entries().len()
     }
 
+    pub(crate) const fn closed(&self) -> bool {
+        self.entries.is_none()
+    }
+
+    fn entries(&self) -> &[Arc<Entry>] {
+        self.entries.as_deref().unwrap_or_default()
+    }
+
+    /// Takes in one more flow, unless closed.
     pub(crate) fn add(&mut self, entry: Arc<Entry>) {
+        let Some(entries) = &mut self.entries else { return };
         let far = entry.original.dst;
-        let at = self.entries.partition_point(|held| held.original.dst < far);
-        self.entries.insert(at, entry);
+        let at = entries.partition_point(|held| held.original.dst < far);
+        entries.insert(at, entry);
     }
 
     /// Any flow that leads to that address, to whichever port: a look-up, not a search.
     pub(crate) fn towards(&self, far: IpAddr) -> Option<&Entry> {
-        let at = self.entries.partition_point(|held| held.original.dst.addr < far);
-        self.entries.get(at).map(|entry| &**entry).filter(|entry| entry.original.dst.addr == far)
+        let entries = self.entries();
+        let at = entries.partition_point(|held| held.original.dst.addr < far);
+        entries.get(at).map(|entry| &**entry).filter(|entry| entry.original.dst.addr == far)
     }
 
-    /// Keeps those flows `which` holds for, and says whether there are any.
-    pub(crate) fn keep(&mut self, which: impl FnMut(&Arc<Entry>) -> bool) -> bool {
-        self.entries.retain(which);
-        !self.entries.is_empty()
+    /// Keeps those flows `which` holds for. Where there are none, it is closed.
+    pub(crate) fn keep(&mut self, which: impl FnMut(&Arc<Entry>) -> bool) {
+        let Some(entries) = &mut self.entries else { return };
+        entries.retain(which);
+        if entries.is_empty() {
+            self.entries = None;
+        }
     }
 }
 
