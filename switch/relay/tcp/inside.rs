@@ -19,6 +19,11 @@ const DISCARD_AT: u32 = 256 * 1024;
 /// The same with nothing in flight: little enough to stay there in an idle connection.
 const DISCARD_IDLE_AT: u32 = 4 * 1024;
 
+/// Octets discarded of what may be one buffer of the kernel's, from which on its rest is not kept. A
+/// buffer counts whole against the socket's receive space until its last octet is gone: a few octets of
+/// a large one can hold the far side's window shut, and nothing would open it (`__tcp_select_window`).
+const CUT: u32 = 16 * 1024;
+
 impl Tcp {
     /// Takes one segment of a known flow.
     pub(crate) fn segment(
@@ -173,19 +178,38 @@ impl Tcp {
     pub(super) fn discard_acknowledged(&mut self, key: Key) {
         let Some(flow) = self.flows.get_mut(key) else { return };
         let in_flight = flow.snd.in_flight() > 0;
-        self.discard(key, if in_flight { DISCARD_AT } else { DISCARD_IDLE_AT });
+        let cut = flow.snd.cut >= CUT;
+        let gone = self.discard(
+            key,
+            match (in_flight, cut) {
+                (true, _) => DISCARD_AT,
+                (false, true) => 1,
+                (false, false) => DISCARD_IDLE_AT,
+            },
+        );
+        if !in_flight
+            && cut
+            && (1..DISCARD_IDLE_AT).contains(&gone)
+            && let Some(flow) = self.flows.get_mut(key)
+        {
+            // Found empty, it may keep a few octets again.
+            flow.readable = true;
+        }
     }
 
-    /// Throws away what the container has acknowledged, if that is `at_least` so many octets.
-    pub(super) fn discard(&mut self, key: Key, at_least: u32) {
-        let Some(flow) = self.flows.get_mut(key) else { return };
+    /// Throws away what the container has acknowledged, if that is `at_least` so many octets. Returns how
+    /// many are gone.
+    pub(super) fn discard(&mut self, key: Key, at_least: u32) -> u32 {
+        let Some(flow) = self.flows.get_mut(key) else { return 0 };
         let acknowledged = flow.snd.needed().after(flow.snd.head);
         if acknowledged < at_least {
-            return;
+            return 0;
         }
-        if let Ok(gone) = netns::sockopt::recv_discard(&flow.stream, acknowledged as usize) {
-            flow.snd.head += u32::try_from(gone).unwrap_or(0);
-            flow.snd.peek = flow.snd.peek.max(flow.snd.head);
-        }
+        let gone = netns::sockopt::recv_discard(&flow.stream, acknowledged as usize).unwrap_or(0);
+        let gone = u32::try_from(gone).unwrap_or(0);
+        flow.snd.head += gone;
+        flow.snd.peek = flow.snd.peek.max(flow.snd.head);
+        flow.snd.cut = flow.snd.cut.saturating_add(gone);
+        gone
     }
 }

@@ -127,6 +127,9 @@ impl Tcp {
                     Err(Errno::EAGAIN) => {
                         flow.readable = false;
                         flow.stops_short = false;
+                        if start == flow.snd.head {
+                            flow.snd.cut = 0;
+                        }
                         Peeked::Nothing
                     }
                     Err(Errno::EINTR) => Peeked::Nothing,

@@ -46,6 +46,8 @@ pub(crate) enum Step {
 pub(crate) struct Sending {
     /// First octet still in the host socket's queue.
     pub(crate) head: Seq,
+    /// Octets gone from that queue since it was last seen empty.
+    pub(crate) cut: u32,
     /// First octet the container has not acknowledged (SND.UNA).
     pub(crate) una: Seq,
     /// Next new octet (SND.NXT).
@@ -76,6 +78,7 @@ impl Sending {
     pub(crate) const fn new(iss: Seq) -> Self {
         Self {
             head: Seq(iss.0.wrapping_add(1)),
+            cut: 0,
             una: iss,
             nxt: iss,
             peek: Seq(iss.0.wrapping_add(1)),

@@ -235,6 +235,36 @@ fn an_unanswered_segment_is_sent_again_ever_more_seldom_until_both_sides_see_a_r
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
 }
 
+/// RFC 9293 §3.8.6: the far side's window opens again once the container has taken what was sent, in
+/// whatever portions it did so.
+#[test]
+fn a_far_side_with_more_to_say_never_waits_for_a_container_that_has_room() {
+    const OCTETS: usize = 256 << 10;
+    let mut rig = Rig::new(100);
+    for window in (1000..=65_000).step_by(1000) {
+        let mut peer = rig.connect(window);
+        peer.window = window;
+        rig.say(&mut peer, ACK, &[]);
+        let mut far = peer.far.try_clone().unwrap();
+        let writer = std::thread::spawn(move || far.write_all(&[7; OCTETS]));
+        let mut taken = 0;
+        while taken < OCTETS {
+            rig.await_event(peer.key, Event::is_readable);
+            let ((), mut sent) = rig.act(|tcp, ctx| tcp.ready(peer.key, READY, ctx));
+            while !sent.is_empty() {
+                for one in &sent {
+                    let Sent::Tcp(_, octets) = one else { panic!("{one:?}") };
+                    taken += octets.len();
+                    peer.ack += u32::try_from(octets.len()).unwrap();
+                }
+                sent = rig.say(&mut peer, ACK, &[]);
+            }
+        }
+        writer.join().unwrap().unwrap();
+        rig.say(&mut peer, RST, &[]);
+    }
+}
+
 /// RFC 9293 §3.8.6.1: a window may stay closed for ever as long as its owner answers.
 #[test]
 fn answered_probes_of_a_closed_window_go_on_and_unanswered_ones_end_both_sides() {
