@@ -155,8 +155,10 @@ impl Windows {
         let reopens = flags.syn && sender.maxwin != 0 && !receiver.has_acked();
         if sender.maxwin == 0 || (reopens && after(end, sender.end)) {
             if flags.syn {
-                sender = Side { maxend: end, maxwin: u32::from(segment.window).max(1), ..sender };
                 sender.end = end;
+                // The other side's SYN has offered its window already, not scaled.
+                sender.maxend = end.wrapping_add(receiver.maxwin);
+                sender.maxwin = u32::from(segment.window).max(1);
                 sender.take_options(segment);
                 if !flags.ack {
                     // The first of a connection, or of a simultaneous open (RFC 9293 §3.5).
