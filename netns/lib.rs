@@ -34,6 +34,7 @@ pub mod named;
 mod namespace;
 mod netlink;
 mod packet;
+pub mod priority;
 mod signals;
 pub mod sockopt;
 pub mod table;

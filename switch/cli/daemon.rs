@@ -72,6 +72,10 @@ struct Settings {
     /// Bind the threads of the switch to these processors, in turn: 0,2-3
     #[arg(long, value_name = "LIST", value_parser = processors)]
     cpus: Option<Processors>,
+    /// Nice value of the threads of the switch, where they may have it (as root)
+    #[arg(long, value_name = "N", default_value_t = -5, allow_negative_numbers = true,
+          value_parser = clap::value_parser!(i32).range(-20..=19))]
+    nice: i32,
     /// Most flows in the conntrack table
     #[arg(long, value_name = "N", default_value_t = 262_144)]
     max_tracked: usize,
@@ -190,6 +194,7 @@ impl Settings {
             max_flows_per_port: self.max_flows_per_container,
             busy_poll: Duration::from_micros(self.busy_poll.into()),
             cpus,
+            nice: self.nice,
         };
         Ok(server::Options { socket, workers, config, idle_exit })
     }
@@ -198,6 +203,7 @@ impl Settings {
     fn arguments(&self) -> Result<Vec<OsString>, Failure> {
         let mut arguments: Vec<OsString> = vec![
             format!("--busy-poll={}", self.busy_poll).into(),
+            format!("--nice={}", self.nice).into(),
             format!("--max-tracked={}", self.max_tracked).into(),
             format!("--max-tracked-per-container={}", self.max_tracked_per_container).into(),
             format!("--max-flows={}", self.max_flows).into(),

@@ -73,6 +73,8 @@ pub fn run(options: Options, ready: impl FnOnce(&[String])) -> Result<(), Error>
     let system = |what| move |source| Error::System { what, source };
     // Dropped last: the socket's file goes when everything is down.
     let (_claim, listener) = socket::listen(&options.socket)?;
+    // As the workers' own: a wish.
+    let _ = netns::priority::set_session_nice(options.workers.nice);
     let (daemon, events, notes) = Daemon::start(options.workers, &options.config)?;
     let daemon = Arc::new(daemon);
     let served = Arc::downgrade(&daemon);

@@ -33,6 +33,9 @@ pub struct Config {
     pub busy_poll: Duration,
     /// The processors the workers are bound to, in turn; none leaves it to the scheduler.
     pub cpus: Vec<usize>,
+    /// The workers' nice value, where they may have it: below 0, a frame's receiver does not displace the
+    /// worker before it has written the rest of the burst.
+    pub nice: i32,
 }
 
 /// A network, as the workers must know it.

@@ -133,11 +133,14 @@ impl Switch {
             let index = usize::from(index);
             let cpu = config.cpus.get(index % config.cpus.len().max(1)).copied();
             let events = events.clone();
+            let nice = config.nice;
             let (bound, outcome) = bounded(1);
             let thread =
                 thread::Builder::new().name(format!("worker{index}")).spawn(move || {
                     // An asker that is gone has given up the whole switch.
                     let _ = bound.send(cpu.map_or(Ok(()), bind_to));
+                    // A wish: without privilege it runs as everybody does.
+                    let _ = netns::priority::set_thread_nice(nice);
                     let worked = catch_unwind(AssertUnwindSafe(|| worker.run()));
                     if let Err(panic) = worked {
                         // Nobody listens any more only when the switch is coming down.

@@ -67,6 +67,7 @@ pub(crate) fn be_the_daemon() -> ExitCode {
             max_flows_per_port: 512,
             busy_poll: Duration::ZERO,
             cpus: Vec::new(),
+            nice: 0,
         },
         config: Config::default(),
         idle_exit: idle.map(Duration::from_millis),

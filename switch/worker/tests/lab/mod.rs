@@ -94,6 +94,7 @@ impl Lab {
                     max_flows_per_port: 1500,
                     busy_poll: Duration::ZERO,
                     cpus: Vec::new(),
+                    nice: 0,
                 })
             })
             .unwrap();
