@@ -14,7 +14,7 @@ use crate::checksum::Sum;
 use crate::conntrack::InsertError;
 use crate::entry::Entry;
 use crate::fragments;
-use crate::headers::Headers;
+use crate::headers::{Body, Headers};
 use crate::hooks::{Egress, Nat, Passage, Standing, Via};
 use crate::mapping::{self, External, Inside, Mapping, NoMapping};
 use crate::refused::{Reason, Refused, Tell};
@@ -84,6 +84,10 @@ impl Nat {
                 self.open(packet, passage, (account, via), egress, now, notes)
             }
             Standing::Untracked => {
+                // What is no query and no error is between neighbours (RFC 5508 REQ-11).
+                if passage.headers.body == Body::Message && passage.ingress.zone != egress.zone {
+                    return Err(Refused::silently(Reason::NoFlow));
+                }
                 if passage.ingress.inside && passage.headers.v6() {
                     self.leave_prefix(packet, passage, egress.zone)?;
                 }
@@ -157,7 +161,8 @@ impl Nat {
         });
         let flow = Flow { came, to, account, lease, by_rule, answered_in: egress.zone };
         let entry = self.enter(packet, passage, flow, now)?;
-        self.retuple(packet, passage, &to, notes)?;
+        let (_, answer) = entry.named(Direction::Reply);
+        self.retuple(packet, passage, &answer.inverse(), notes)?;
         passage.standing = Standing::Known(entry, Direction::Original);
         Ok(())
     }
@@ -202,8 +207,14 @@ impl Nat {
             if refused.reason != Reason::Clash {
                 return Err(refused);
             }
+            // With the same flow, if another worker was quicker with its first packet.
+            if let Some((Direction::Original, entry)) = self.conntrack.find(zone, came, now)
+                && entry.owner() == Owner::NONE
+            {
+                self.pass(packet, &passage.headers, &entry, Direction::Original, now)?;
+                return Ok(entry);
+            }
             // Perhaps with flows that are over and were not swept yet: finding them forgets them.
-            self.conntrack.find(zone, came, now);
             self.conntrack.find(answered_in, answer, now);
             attempt()
         })
@@ -332,7 +343,8 @@ impl Nat {
         let lease = Some(lease);
         let flow = Flow { came, to, account, lease, by_rule: true, answered_in: zone };
         let entry = self.enter(packet, passage, flow, now)?;
-        let changed = self.retuple(packet, passage, &to, notes);
+        let (_, answer) = entry.named(Direction::Reply);
+        let changed = self.retuple(packet, passage, &answer.inverse(), notes);
         if changed.is_err() {
             self.conntrack.remove(&entry);
         }

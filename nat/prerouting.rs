@@ -105,7 +105,7 @@ impl Nat {
     }
 
     /// Judges a packet of a known flow and takes note of it.
-    fn pass(
+    pub(crate) fn pass(
         &self,
         packet: &[u8],
         headers: &Headers,

@@ -226,4 +226,10 @@ fn i10_source_quench_is_not_translated() {
     let sent = lab.leave(&udp("172.18.0.2:40000", "198.51.100.2:9", b"hello")).unwrap();
     let quench = error("198.51.100.254", EXTERNAL, (4, 0), 0, &sent);
     assert!(lab.arrive(&quench).is_err());
+    // Nor does one leave, or any other message that is neither query nor error.
+    for kind in [4, 9, 10, 40] {
+        let (from, to) = ("172.18.0.2".parse().unwrap(), "198.51.100.2".parse().unwrap());
+        let message = icmp_message(from, to, kind, 0, 0, &sent);
+        assert_eq!(lab.leave(&message).unwrap_err().reason, Reason::NoFlow);
+    }
 }

@@ -26,6 +26,29 @@ fn u1_a_mapping_is_endpoint_independent() {
     assert_eq!(lab.nat.mappings().len(), 2);
 }
 
+/// Two workers have a flow's first two packets in hand.
+#[test]
+fn u1_a_flow_that_begins_twice_at_once_is_one() {
+    let lab = Lab::default();
+    let inside = nat::Ingress { zone: crate::lab::NET, inside: true, account: ALICE, mtu: 1500 };
+    let addresses = [EXTERNAL.parse().unwrap()];
+    let egress = nat::Egress { zone: UPLINK, inside: false, mtu: 1500, addresses: &addresses };
+    let before = |payload: &[u8]| {
+        let mut packet = udp("172.18.0.2:40000", "198.51.100.2:9", payload);
+        let undone = nat::Undone::default();
+        let passage =
+            lab.nat.prerouting(&mut packet, undone, &inside, lab.now, &mut nat::NoNotes).unwrap();
+        (packet, passage)
+    };
+    for (mut packet, passage) in [before(b"first"), before(b"second")] {
+        let notes = &mut nat::NoNotes;
+        let sent = lab.nat.postrouting(&mut packet, passage, &egress, None, lab.now, notes);
+        assert_eq!(sent, Ok(nat::Sent::Whole));
+        read(&packet).goes(&external(40_000), "198.51.100.2:9");
+    }
+    assert_eq!((lab.flows(), lab.nat.mappings().len()), (1, 1));
+}
+
 #[test]
 fn u2_pooling_is_paired() {
     let lab = || {
