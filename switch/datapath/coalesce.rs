@@ -18,7 +18,7 @@ use crate::offload::{Gso, MIN_TCP_SEGMENT, Offload};
 use crate::port::ETHERNET_HEADER_LEN;
 
 /// Packets of one run: half of what the newest kernels cut (`UDP_MAX_SEGMENTS` was 64 until 6.9), and
-/// more segments of Ethernet's size than [`MAX_OCTETS`] holds.
+/// more segments of Ethernet's size than one frame holds.
 pub const MAX_RUN: usize = 64;
 
 /// Octets of the longest headers of a run: Ethernet, IPv6, and TCP with all of its options.
