@@ -8,7 +8,7 @@
 #![allow(dead_code, unreachable_pub, missing_debug_implementations, missing_docs)]
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::mpsc;
 use std::thread;
@@ -84,6 +84,7 @@ impl Lab {
                 std::fs::write("/proc/sys/net/ipv4/ip_forward", "1")
             })
             .unwrap();
+        await_link(&host, &world);
         let (switch, events) = host
             .with(|| {
                 Switch::start(Config {
@@ -167,6 +168,17 @@ pub fn config(uplink: Uplink) -> NetworkConfig {
         mtu: IpMtu(1500),
         host_addresses: Vec::new(),
     }
+}
+
+/// The end of a pair that was brought up first drops what it is to send until the kernel gets round to
+/// its carrier (`linkwatch_event`). An ARP request lost so is repeated after a second.
+fn await_link(host: &Netns, world: &Netns) {
+    let to = SocketAddr::from((Ipv4Addr::BROADCAST, 9));
+    let here = host.with(|| UdpSocket::bind(at(HOST, 0))).unwrap();
+    let there = world.with(|| UdpSocket::bind(to)).unwrap();
+    here.set_broadcast(true).unwrap();
+    there.set_nonblocking(true).unwrap();
+    wait_for("the link", || here.send_to(&[0], to).is_ok() && there.recv(&mut [0]).is_ok());
 }
 
 /// Runs `work` inside `netns` on a thread of its own; its end is waited for when the handle is joined.
