@@ -152,10 +152,7 @@ impl Drop for Mapping {
         if let Some(pool) = tables.pools.get(&(self.external, self.inside.protocol)) {
             pool.give(self.port, who(self.inside));
         }
-        if let Some(mut held) = tables.of_account.get_mut(&self.account) {
-            *held = held.saturating_sub(1);
-        }
-        tables.of_account.remove_if(&self.account, |_, held| *held == 0);
+        tables.refund(self.account);
     }
 }
 
@@ -191,6 +188,16 @@ impl Default for Tables {
             of_account: DashMap::new(),
             published: Mutex::default(),
         }
+    }
+}
+
+impl Tables {
+    /// Counts one mapping of an account less.
+    fn refund(&self, account: Account) {
+        if let Some(mut held) = self.of_account.get_mut(&account) {
+            *held = held.saturating_sub(1);
+        }
+        self.of_account.remove_if(&account, |_, held| *held == 0);
     }
 }
 
@@ -247,7 +254,7 @@ impl Mappings {
                 .take(wish, now),
         };
         let Some(port) = taken else {
-            self.refund(account);
+            self.tables.refund(account);
             return Err(NoMapping::Exhausted);
         };
         let mapping = Arc::new(Mapping {
@@ -328,12 +335,6 @@ impl Mappings {
         }
         *held += 1;
         Ok(())
-    }
-
-    fn refund(&self, account: Account) {
-        if let Some(mut held) = self.tables.of_account.get_mut(&account) {
-            *held = held.saturating_sub(1);
-        }
     }
 
     fn new_pool(&self, external: External, protocol: Protocol) -> Pool {
