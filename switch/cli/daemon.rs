@@ -73,7 +73,7 @@ struct Settings {
     #[arg(long, value_name = "LIST", value_parser = processors)]
     cpus: Option<Processors>,
     /// Nice value of the threads of the switch, where they may have it (as root)
-    #[arg(long, value_name = "N", default_value_t = -5, allow_negative_numbers = true,
+    #[arg(long, value_name = "N", default_value_t = -2, allow_negative_numbers = true,
           value_parser = clap::value_parser!(i32).range(-20..=19))]
     nice: i32,
     /// Most flows in the conntrack table
