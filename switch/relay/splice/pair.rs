@@ -132,7 +132,7 @@ impl Splices {
     }
 
     fn poll(&self, end: &TcpStream, key: Key) -> std::io::Result<()> {
-        let interest = Interest::READABLE | Interest::WRITABLE;
+        let interest = Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY;
         self.registry.register(&mut SourceFd(&end.as_raw_fd()), Token::from(key), interest)
     }
 
@@ -186,6 +186,7 @@ impl Splices {
             return self.connected(key, ctx);
         }
         pair.ways[end].readable |= readiness.readable || readiness.hung_up;
+        pair.ways[end].urgent |= readiness.urgent;
         pair.ways[1 - end].writable |= readiness.writable || readiness.hung_up;
         // Nobody reads any more from an end that has finished, so that its reset would go unnoticed.
         let reset = readiness.hung_up

@@ -51,6 +51,8 @@ pub(super) struct Way {
     pub(super) readable: bool,
     /// The sink may have room.
     pub(super) writable: bool,
+    /// Urgent octets are on the way, at which splice(2) stops for ever.
+    pub(super) urgent: bool,
     /// The source has finished.
     pub(super) ended: bool,
     /// And the sink was told.
@@ -63,7 +65,15 @@ pub(super) struct Way {
 impl Way {
     /// Between sockets of which nothing is known.
     pub(super) const fn new() -> Self {
-        Self { readable: true, writable: true, ended: false, closed: false, copied: 0, pipe: None }
+        Self {
+            readable: true,
+            writable: true,
+            urgent: false,
+            ended: false,
+            closed: false,
+            copied: 0,
+            pipe: None,
+        }
     }
 
     /// Moves octets until the source is empty, the sink is full or the share used up. Returns how
@@ -122,14 +132,19 @@ impl Way {
             return Some(Turn::More);
         }
         match self.fill_pipe(from, tools) {
-            Ok(0) | Err(Errno::EAGAIN) => self.copy(from, to, tools, moved),
+            // Copying finds out why nothing came: it alone tells an end from an urgent octet.
+            Ok(0) => self.copy(from, to, tools, moved),
+            Err(Errno::EAGAIN) if self.urgent => self.copy(from, to, tools, moved),
+            Err(Errno::EAGAIN) => {
+                self.readable = false;
+                Some(Turn::Waits)
+            }
             Ok(_) | Err(Errno::EINTR) => None,
             Err(_) => Some(Turn::SourceFailed),
         }
     }
 
-    /// Fills the pipe, if the time for one has come. Where that gives nothing, copying finds out why:
-    /// it alone tells an end from an urgent octet, at which splice(2) stops for ever.
+    /// Fills the pipe, if the time for one has come.
     fn fill_pipe(&mut self, from: &TcpStream, tools: &mut Tools<'_>) -> nix::Result<usize> {
         if self.copied < SPLICE_FROM {
             return Ok(0);
@@ -164,7 +179,10 @@ impl Way {
                 Err(Errno::EINTR) => {}
                 Err(_) => return Some(Turn::SinkFailed),
             },
-            Err(Errno::EAGAIN) => self.readable = false,
+            Err(Errno::EAGAIN) => {
+                self.readable = false;
+                self.urgent = false;
+            }
             Err(Errno::EINTR) => {}
             Err(_) => return Some(Turn::SourceFailed),
         }
