@@ -100,7 +100,9 @@ impl Scene {
         };
         static SCENES: AtomicU32 = AtomicU32::new(0);
         let number = SCENES.fetch_add(1, Relaxed);
-        let mark = format!("{}-{number}", std::process::id());
+        // Known to `tests/run`, too, which ends what a test leaves that was killed itself.
+        let run = std::env::var("PONTOON_TEST_RUN").unwrap_or_default();
+        let mark = format!("{run}-{}-{number}", std::process::id());
         let folder = tempfile::Builder::new().prefix("pontoon-test-").tempdir().unwrap();
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let scene = Self { host, world, folder, mark, who: ids, env: Vec::new() };
