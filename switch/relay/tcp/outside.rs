@@ -184,6 +184,9 @@ impl Flow {
     }
 
     /// Finds the urgent octet: how far it is can be asked only of a socket that keeps such octets apart.
+    ///
+    /// One that arrives between poll's word and the peek after it goes out as the plain octet that RFC 6093
+    /// §3.4 has every application prepared for; asking before each peek would cost all others a call.
     fn find_urgent(&mut self) {
         let inline = |inline| setsockopt(&self.stream, sockopt::OobInline, &inline);
         let before = inline(false).ok().and_then(|()| netns::sockopt::unread(&self.stream).ok());

@@ -318,9 +318,10 @@ fn an_urgent_octet_is_urgent_outside() {
 fn an_urgent_octet_from_outside_is_urgent_inside() {
     with_connection(&[], |_, mut connection, mut server| {
         server.set_nodelay(true).unwrap();
-        server.write_all(&pattern(5000)).unwrap();
-        send(server.as_raw_fd(), b"E", MsgFlags::MSG_OOB).unwrap();
         let base = connection.ack;
+        server.write_all(&pattern(5000)).unwrap();
+        assert!(connection.receive(5000) == pattern(5000));
+        send(server.as_raw_fd(), b"E", MsgFlags::MSG_OOB).unwrap();
         let urgent = connection.await_segment("the urgent octet", |segment| {
             let end = segment.seq.wrapping_add(u32::from(segment.urgent));
             segment.has(URG) && end == base.wrapping_add(5001) && segment.data.ends_with(b"E")
