@@ -105,6 +105,7 @@ fn a_source_that_is_nobodys_is_refused_in_silence() {
         "::",
         "::1",
         "ff02::1",
+        "::ffff:192.0.2.10",
     ];
     let foreign = ["198.51.100.1", "192.0.3.10", "10.0.0.1", "2001:db8:1::9", "fd00::1"];
     let told = [(&martians[..], DropReason::MartianSource), (&foreign, DropReason::ForeignSource)];
@@ -129,9 +130,10 @@ fn a_source_that_is_nobodys_is_refused_in_silence() {
 #[test]
 fn a_destination_no_router_serves_is_refused_in_silence() {
     let mut lab = lab();
-    for dst in
-        ["0.0.0.0", "127.0.0.1", "169.254.1.1", "240.0.0.1", "::", "::1", "fe80::99", "ff05::2"]
-    {
+    let v4 = ["0.0.0.0", "127.0.0.1", "169.254.1.1", "240.0.0.1"];
+    // To a socket of the host's a mapped address would be the IPv4 one in it.
+    let v6 = ["::", "::1", "fe80::99", "ff05::2", "::ffff:127.0.0.1", "::ffff:198.51.100.1"];
+    for dst in v4.into_iter().chain(v6) {
         let dst: IpAddr = dst.parse().unwrap();
         let packet = ip(ALICE.addr(dst.is_ipv6()), dst).udp(1, 2, b"");
         lab.inject(P1, &up(&packet)).dropped(DropReason::MartianDestination);
