@@ -20,6 +20,8 @@ pub enum Uplink {
     None,
     /// Through the host's own sockets.
     Sockets,
+    /// Through our station on a segment of the world, translated on the way: the zone of that segment.
+    Raw(Zone),
 }
 
 /// Our L3 presence on a network.

@@ -55,6 +55,8 @@ pub enum PortRole {
     Container,
     /// The host itself: a TAP in the host's namespace that carries the gateway's addresses.
     Host,
+    /// A segment of the world, by an interface of the host's.
+    Interface,
 }
 
 /// What a port's device does with frames whose checksum or segmentation was left undone.

@@ -53,7 +53,7 @@ impl Route {
             return Self::Isolated;
         }
         match config.uplink {
-            Uplink::Sockets => Self::Uplink,
+            Uplink::Sockets | Uplink::Raw(_) => Self::Uplink,
             Uplink::None => Self::None,
         }
     }

@@ -8,6 +8,8 @@ use datapath::{Gateway, IpMtu, MacAddr, Offloads, PortId, PortRole, Uplink};
 use nat::Protocol;
 use relay::Splice;
 
+use crate::segments::SegmentId;
+
 /// A network of the switch, chosen by whoever creates it; also its conntrack zone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NetworkId(pub u16);
@@ -100,6 +102,30 @@ pub enum Event {
         port: PortId,
         /// The device's error.
         error: String,
+    },
+    /// A segment's device is gone or broken: nothing crosses any more.
+    SegmentDied {
+        /// The segment.
+        segment: SegmentId,
+        /// The device's error.
+        error: String,
+    },
+    /// Our station on a segment has gained or lost an address or a router; [`Switch::segment_rows`] tells
+    /// what it has now.
+    ///
+    /// [`Switch::segment_rows`]: crate::Switch::segment_rows
+    SegmentChanged {
+        /// The segment.
+        segment: SegmentId,
+    },
+    /// Another station of a segment uses an address of ours (RFC 5227 §2.4, RFC 4862 §5.4.4).
+    AddressConflict {
+        /// The segment.
+        segment: SegmentId,
+        /// The address.
+        addr: IpAddr,
+        /// The other station.
+        station: MacAddr,
     },
     /// A worker has ended by a fault of ours; its ports take and give no more frames.
     WorkerDied {

@@ -11,6 +11,7 @@ mod command;
 mod control;
 mod egress;
 mod queue;
+mod segments;
 mod switch;
 mod worker;
 
@@ -19,5 +20,11 @@ pub use control::{
     Publication, PublishId, WorkerStats,
 };
 pub use datapath::{Gateway, Uplink};
+pub use nat::{Filtering, Timeouts};
 pub use relay::{Splice, Stock};
+pub use segments::{
+    AddressOrigin, AddressRow, AddressState, Addressing, LeaseRow, NatPublication, SegmentConfig,
+    SegmentId, SegmentRow,
+};
+pub use smoltcp::wire::{IpCidr, Ipv4Cidr, Ipv6Cidr};
 pub use switch::Switch;
