@@ -4,7 +4,8 @@
 //! Read the files in the order of a frame's way: [`port`], [`offload`], [`frame`], [`bridge`] (with
 //! [`fdb`]), [`gateway`](bridge::Datapath) (with [`resolve`], [`neighbour`], [`packet`], [`route`],
 //! [`icmp`], [`reset`], [`originate`](Datapath::send_to)), and out again by [`emit`], [`fragment`], [`outbox`], [`segment`]. What became of it is in
-//! [`mod@drop`], [`stats`] and [`why`].
+//! [`mod@drop`], [`stats`] and [`why`]. How the gateway comes by its addresses on a segment somebody else
+//! runs is in [`presence`].
 
 #![forbid(unsafe_code)]
 
@@ -26,6 +27,7 @@ mod originate;
 pub mod outbox;
 pub mod packet;
 pub mod port;
+pub mod presence;
 pub mod reset;
 pub mod resolve;
 pub mod route;
@@ -43,5 +45,6 @@ pub use packet::{Fragment, Packet};
 pub use port::{
     ETHERNET_HEADER_LEN, IpMtu, MAX_FRAME_LEN, MacAddr, Offloads, Port, PortId, PortRole,
 };
+pub use presence::{Addressing, Change, Heard, Hop, Presence, PresenceConfig};
 pub use stats::{Fate, PortCounters, PortTotals};
 pub use why::{Silent, Step, Why};
