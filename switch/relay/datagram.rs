@@ -1,8 +1,7 @@
 //! UDP and echo through the socket uplink.
 //!
 //! Read RFC 4787 first. One unconnected host socket serves one inside address and port whatever it
-//! speaks to, so the mapping is endpoint-independent; who may answer is decided here (address-dependent
-//! filtering, REQ-8). Echo requests go by ping sockets (icmp(7)), one for an inside address and
+//! speaks to, so the mapping is endpoint-independent; who may answer is decided here (filtering, REQ-8). Echo requests go by ping sockets (icmp(7)), one for an inside address and
 //! identifier. Any worker may send on a mapping's socket; the worker that made it reads it.
 
 use std::collections::VecDeque;
@@ -13,7 +12,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use datapath::{DropReason, IcmpError, Packet, PortId, Received};
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
-use nat::{Conntrack, Direction, Entry, Protocol, TransportAddr, Tuple, Zone};
+use nat::{Conntrack, Direction, Entry, Filtering, Protocol, TransportAddr, Tuple, Zone};
 use netns::datagram::Along;
 use nix::errno::Errno;
 use smoltcp::time::Instant;
@@ -303,7 +302,7 @@ impl Datagrams {
 
     fn hand_on(&self, mapping: &Mapping, datagram: &Datagram, ctx: &mut Context<'_>) {
         let payload = self.inlet.payload(datagram);
-        if let Err(reason) = Self::inbound(mapping, datagram, payload, ctx) {
+        if let Err(reason) = self.inbound(mapping, datagram, payload, ctx) {
             let dropped = 0..datagram.count();
             dropped.for_each(|_| ctx.dp.gateway_counters().not_sent(reason));
         }
@@ -311,6 +310,7 @@ impl Datagrams {
 
     /// A datagram from outside, or a train of them.
     fn inbound(
+        &self,
         mapping: &Mapping,
         datagram: &Datagram,
         payload: &[u8],
@@ -320,7 +320,7 @@ impl Datagrams {
             Protocol::Udp => datagram.from.into(),
             _ => TransportAddr::new(datagram.from.ip(), mapping.inside.port),
         };
-        if !Self::admit(mapping, from, datagram, ctx) {
+        if !self.admit(mapping, from, datagram, ctx) {
             return Err(DropReason::Filtered);
         }
         let inside = mapping.inside;
@@ -335,9 +335,11 @@ impl Datagrams {
         }
     }
 
-    /// Whether the container has sent to that far side's address before (RFC 4787 REQ-8); if to that very
-    /// port too, the flow takes note of its answer. An answer does not keep the mapping alive (REQ-6).
+    /// Whether that far side may send to the container (RFC 4787 REQ-8): the network's filtering says, but
+    /// whom the container has sent to itself may. Such a flow takes note of its answer, which does not keep
+    /// the mapping alive (REQ-6).
     fn admit(
+        &self,
         mapping: &Mapping,
         from: TransportAddr,
         datagram: &Datagram,
@@ -350,7 +352,11 @@ impl Datagrams {
             entry.count(Direction::Reply, count, octets);
             return true;
         }
-        mapping.flows().towards(from.addr).is_some()
+        match self.shared.policy(mapping.zone()).filtering {
+            Filtering::EndpointIndependent => true,
+            Filtering::AddressDependent => mapping.flows().towards(from.addr).is_some(),
+            Filtering::AddressAndPortDependent => false,
+        }
     }
 
     /// Tells the container what the error queue has.
@@ -372,11 +378,11 @@ impl Datagrams {
 
     /// Forgets silent flows, and mappings without any. Returns how many mappings are left.
     pub(crate) fn sweep(&mut self, conntrack: &Conntrack, now: Instant) -> usize {
-        let timeouts = conntrack.timeouts();
         let idle = self.all(|mapping| {
+            let timeouts = self.shared.policy(mapping.zone()).timeouts;
             let mut flows = mapping.flows();
             flows.keep(|entry| {
-                let alive = entry.is_tracked() && entry.expires_at(timeouts) > now;
+                let alive = entry.is_tracked() && entry.expires_at(&timeouts) > now;
                 if !alive {
                     conntrack.remove(entry);
                 }

@@ -25,8 +25,8 @@ pub(crate) fn gather(
     let octets = &received.frame[Packet::IP..packet.end];
     let headers = Headers::parse(octets).map_err(|_| DropReason::Malformed)?;
     let of = (ctx.zone(), account(ctx.zone(), received.port));
-    let timeouts = ctx.dp.network().conntrack.timeouts();
-    let whole = match shared.pieces().gather(octets, &headers, of, ctx.now, timeouts) {
+    let timeouts = shared.policy(ctx.zone()).timeouts;
+    let whole = match shared.pieces().gather(octets, &headers, of, ctx.now, &timeouts) {
         Gathered::Kept => return Ok(None),
         Gathered::Refused => return Err(DropReason::Fragment),
         Gathered::Complete(whole) => whole,

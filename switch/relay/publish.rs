@@ -287,10 +287,11 @@ impl Publisher {
         for key in std::mem::take(&mut self.stranded) {
             self.enqueue(key);
         }
-        let timeouts = conntrack.timeouts();
+        let shared = &self.shared;
         let with_clients = self.udp.keys(|published| {
+            let timeouts = shared.policy(published.publication.zone).timeouts;
             published.clients().keep(|entry| {
-                let alive = entry.is_tracked() && entry.expires_at(timeouts) > now;
+                let alive = entry.is_tracked() && entry.expires_at(&timeouts) > now;
                 if !alive {
                     conntrack.remove(entry);
                 }

@@ -45,7 +45,7 @@ impl Relay {
         Ok(Self {
             worker,
             shared: Arc::clone(shared),
-            tcp: Tcp::new(worker, Arc::clone(&shared.limits), registry.try_clone()?),
+            tcp: Tcp::new(worker, Arc::clone(shared), registry.try_clone()?),
             datagrams: Datagrams::new(worker, Arc::clone(shared), registry.try_clone()?),
             publisher: Publisher::new(worker, Arc::clone(shared), registry.try_clone()?),
             splices: Splices::new(worker, Arc::clone(&shared.limits), registry.try_clone()?),

@@ -21,7 +21,7 @@ pub use control::{
 };
 pub use datapath::{Gateway, Uplink};
 pub use nat::{Filtering, Timeouts};
-pub use relay::{Splice, Stock};
+pub use relay::{Policy, Splice, Stock};
 pub use segments::{
     AddressOrigin, AddressRow, AddressState, Addressing, LeaseRow, NatPublication, SegmentConfig,
     SegmentId, SegmentRow,

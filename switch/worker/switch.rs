@@ -18,7 +18,7 @@ use mio::{Poll, Waker};
 use nat::{Conntrack, Direction, Profile, Protocol, Zone};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
-use relay::{Key, Limits, Published, Relay, Shared, Stock, Supplies};
+use relay::{Key, Limits, Policy, Published, Relay, Shared, Stock, Supplies};
 use smoltcp::time::Instant;
 
 use crate::command::{Command, Done};
@@ -75,6 +75,7 @@ struct State {
 pub struct Switch {
     workers: Vec<WorkerHandle>,
     conntrack: Arc<Conntrack>,
+    shared: Arc<Shared>,
     epoch: HostInstant,
     state: Mutex<State>,
     /// There is nobody to fill stocks before the first.
@@ -152,7 +153,7 @@ impl Switch {
             outcome.recv().map_err(io::Error::other)??;
         }
         let state = Mutex::default();
-        Ok((Self { workers, conntrack, epoch, state, supplies: OnceLock::new() }, told))
+        Ok((Self { workers, conntrack, shared, epoch, state, supplies: OnceLock::new() }, told))
     }
 
     /// Threads of the switch, which is the number of queues a port should have.
@@ -183,6 +184,13 @@ impl Switch {
             state.networks.insert(id, known);
         }
         self.tell_networks(&state);
+    }
+
+    /// Sets how the socket uplink's mappings and the flows of published ports behave in a network: who may
+    /// send to a mapping, and how long a silent flow lasts. Holds for those there are at once, and for
+    /// those to come; the network need not be there yet.
+    pub fn set_policy(&self, id: NetworkId, policy: Policy) {
+        self.shared.set_policy(Zone(id.0), policy);
     }
 
     fn counters(&self) -> Vec<Arc<PortCounters>> {
@@ -219,6 +227,7 @@ impl Switch {
         if state.networks.remove(&id).is_some() {
             // A worker that does not answer is stuck in a system call; there is nothing to undo.
             let _ = self.ask_all(|_, done| Some(Command::RemoveNetwork { zone: Zone(id.0), done }));
+            self.shared.set_policy(Zone(id.0), Policy::default());
             self.tell_networks(&state);
         }
     }
@@ -470,7 +479,10 @@ impl Switch {
     /// The flows of a network, or of all.
     pub fn flows(&self, network: Option<NetworkId>) -> Vec<FlowRow> {
         let now = self.now();
-        let timeouts = self.conntrack.timeouts();
+        let timeouts = |entry: &nat::Entry| match entry.owner() {
+            nat::Owner::NONE => *self.conntrack.timeouts(),
+            _ => self.shared.policy(entry.zone).timeouts,
+        };
         let entries = self.conntrack.list(network.map(|network| Zone(network.0)));
         let mut rows: Vec<_> = entries
             .iter()
@@ -481,7 +493,7 @@ impl Switch {
                 state: entry.state(),
                 replied: entry.replied(),
                 assured: entry.assured(),
-                expires_in: since(now, entry.expires_at(timeouts)),
+                expires_in: since(now, entry.expires_at(&timeouts(entry))),
                 sent: entry.counts(Direction::Original),
                 received: entry.counts(Direction::Reply),
             })

@@ -59,7 +59,7 @@ impl Tcp {
             return Err(DropReason::NoFlow);
         }
         let zone = ctx.zone();
-        let Some(lease) = self.limits.lease(zone, received.port) else {
+        let Some(lease) = self.shared.limits.lease(zone, received.port) else {
             ctx.dp.tell(received, packet, IcmpError::AdminProhibited, ctx.now, ctx.out);
             return Err(DropReason::FlowLimit);
         };
@@ -104,7 +104,7 @@ impl Tcp {
         ctx: &mut Context<'_>,
     ) -> Result<(), DropReason> {
         let Client { zone, port, inside, stream, peer, local } = client;
-        let Some(lease) = self.limits.lease(zone, port) else {
+        let Some(lease) = self.shared.limits.lease(zone, port) else {
             socket::abort_on_close(&stream);
             return Err(DropReason::FlowLimit);
         };

@@ -14,7 +14,7 @@ use super::segment::Outgoing;
 use super::seq::Seq;
 use crate::context::Context;
 use crate::key::{Arena, Key, Kind};
-use crate::limits::Limits;
+use crate::shared::Shared;
 use crate::timers::Timers;
 
 /// Octets one flow may move towards its container before others get their turn.
@@ -40,7 +40,7 @@ pub(crate) struct Tcp {
     /// Boxed: a table that grows moves pointers, and a storm of flows leaves no large table behind.
     pub(super) flows: Arena<Box<Flow>>,
     timers: Timers,
-    pub(super) limits: Arc<Limits>,
+    pub(super) shared: Arc<Shared>,
     pub(super) registry: Registry,
     /// Flows to be looked at at the end of the burst.
     due: Vec<Key>,
@@ -54,11 +54,11 @@ pub(crate) struct Tcp {
 }
 
 impl Tcp {
-    pub(crate) fn new(worker: u8, limits: Arc<Limits>, registry: Registry) -> Self {
+    pub(crate) fn new(worker: u8, shared: Arc<Shared>, registry: Registry) -> Self {
         Self {
             flows: Arena::new(worker, Kind::Tcp),
             timers: Timers::default(),
-            limits,
+            shared,
             registry,
             due: Vec::new(),
             backlog: VecDeque::new(),

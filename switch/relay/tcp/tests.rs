@@ -21,6 +21,7 @@ use super::table::{ACK, RST, SYN, Tcp};
 use crate::context::{Context, Readiness};
 use crate::key::Key;
 use crate::limits::{Limits, MAX_PENDING_PER_PORT};
+use crate::shared::Shared;
 
 const PORT: PortId = PortId(1);
 const ZONE: Zone = Zone(1);
@@ -86,7 +87,7 @@ impl Rig {
         let poll = Poll::new().unwrap();
         let limits = Arc::new(Limits::new(10_000, 10_000));
         let registry = poll.registry().try_clone().unwrap();
-        let tcp = Tcp::new(0, Arc::clone(&limits), registry);
+        let tcp = Tcp::new(0, Arc::new(Shared::new(Arc::clone(&limits))), registry);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         Self { tcp, limits, dp, out, now, listener, poll }
     }
@@ -328,7 +329,7 @@ fn only_progress_restarts_the_timer() {
 fn an_idle_flow_lives_for_its_time_and_no_longer() {
     let mut rig = Rig::new(100);
     let mut peer = rig.connect(4000);
-    let idle = rig.dp.network().conntrack.timeouts().tcp_established;
+    let idle = rig.tcp.shared.policy(ZONE).timeouts.tcp_established;
     rig.advance(idle / 2);
     rig.say(&mut peer, ACK, b"x");
     assert!(rig.advance(idle - Duration::from_secs(1)).is_empty());

@@ -9,6 +9,7 @@ use super::flow::{Flow, MAX_ATTEMPTS, MAX_OPENING_ATTEMPTS, MAX_TIMEOUT, Stage, 
 use super::table::{ACK, Tcp};
 use crate::context::Context;
 use crate::key::Key;
+use crate::shared::Shared;
 
 /// Idle life of a flow one side of which has finished: RFC 5382 REQ-5 gives it the established time;
 /// the far side's keepalive ends it earlier if it died.
@@ -31,7 +32,7 @@ impl Tcp {
         flow.waits = Some(awaited);
         let after = match awaited {
             Waits::Ack | Waits::Window => flow.snd.timeout(),
-            Waits::Life => flow.idle_limit(ctx),
+            Waits::Life => flow.idle_limit(&self.shared),
         };
         self.schedule(key, ctx.now + after, ctx.now);
     }
@@ -86,7 +87,7 @@ impl Tcp {
                 // What is sent is noted, too: the connection was idle for its whole time.
                 flow.attempts = 0;
                 let idle = ctx.now - flow.entry.last_seen();
-                let limit = flow.idle_limit(ctx);
+                let limit = flow.idle_limit(&self.shared);
                 if idle >= limit {
                     self.reset_by_host(key, ctx);
                     return;
@@ -101,8 +102,8 @@ impl Tcp {
 
 impl Flow {
     /// How long it may be silent.
-    fn idle_limit(&self, ctx: &Context<'_>) -> Duration {
-        let limit = ctx.dp.network().conntrack.timeouts().tcp_established;
+    fn idle_limit(&self, shared: &Shared) -> Duration {
+        let limit = shared.policy(self.zone()).timeouts.tcp_established;
         let half_closed = self.snd.end.is_some() || self.rcv.shut;
         if half_closed { limit.min(HALF_CLOSED_TIMEOUT) } else { limit }
     }
