@@ -74,8 +74,8 @@ fn pass(nat: &Nat, packet: &mut Vec<u8>, octets: &[u8], ingress: &Ingress) {
     let zone = if ingress.inside { UPLINK } else { NET };
     let addresses = [SHOWN.into()];
     let egress = Egress { zone, inside: !ingress.inside, mtu: 1500, addresses: &addresses };
-    let passage = passage.expect("it passes");
-    let _ = black_box(nat.postrouting(packet, passage, &egress, None, NOW, &mut NoNotes));
+    let mut passage = passage.expect("it passes");
+    let _ = black_box(nat.postrouting(packet, &mut passage, &egress, None, NOW, &mut NoNotes));
 }
 
 fn established(c: &mut Criterion) {

@@ -285,6 +285,18 @@ impl Partial {
     }
 }
 
+/// Whether a packet can be cut into pieces of at most `mtu` octets: unless its headers alone are too long.
+pub(crate) fn can_cut(packet: &[u8], headers: &Headers, mtu: u16) -> bool {
+    room(packet, headers, mtu).is_some()
+}
+
+/// Octets of payload of every piece but the last.
+fn room(packet: &[u8], headers: &Headers, mtu: u16) -> Option<usize> {
+    let own = if headers.v6() { unfragmentable(packet, headers) + 8 } else { headers.transport };
+    let room = usize::from(mtu).checked_sub(own)? / 8 * 8;
+    (room > 0).then_some(room)
+}
+
 /// Cuts a packet into pieces of at most `mtu` octets, in order (RFC 4787 REQ-13). `id` is theirs in IPv6; an
 /// IPv4 packet has its own. None if it cannot be cut: the headers alone are too long.
 #[must_use]
@@ -295,11 +307,7 @@ pub fn cut(packet: &[u8], headers: &Headers, mtu: u16, id: u32) -> Option<Vec<Ve
     } else {
         packet[..headers.end].split_at(headers.transport)
     };
-    let own = header.len() + if v6 { 8 } else { 0 };
-    let room = usize::from(mtu).checked_sub(own)? / 8 * 8;
-    if room == 0 {
-        return None;
-    }
+    let room = room(packet, headers, mtu)?;
     let pieces = rest.chunks(room).enumerate().map(|(number, payload)| {
         let at = number * room;
         let more = at + payload.len() < rest.len();

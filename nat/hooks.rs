@@ -1,7 +1,7 @@
 //! The NAT: what its hooks share.
 //!
 //! A packet passes prerouting, is routed by whoever calls, and passes postrouting, which gets what
-//! prerouting gave ([`Passage`]). Any worker may call any of it; what is shared is behind small locks, and
+//! prerouting gave ([`Passage`](crate::Passage)). Any worker may call any of it; what is shared is behind small locks, and
 //! a packet of a known flow takes none but its flow's.
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -17,9 +17,7 @@ use crate::fragments::{Fragments, Gathered};
 use crate::headers::Headers;
 use crate::mapping::{External, Mappings};
 use crate::npt::Npt;
-use crate::rewrite::{self, Undone};
 use crate::rules::Rules;
-use crate::state::Direction;
 use crate::tuple::Tuple;
 use crate::unsolicited::Unsolicited;
 use crate::zone::{Account, Owner, Zone};
@@ -106,91 +104,6 @@ pub struct Egress<'a> {
     pub addresses: &'a [IpAddr],
 }
 
-/// What prerouting leaves for postrouting.
-#[derive(Debug)]
-#[must_use]
-pub struct Passage {
-    pub(crate) headers: Headers,
-    pub(crate) ingress: Ingress,
-    pub(crate) undone: Undone,
-    /// Whether its sender allows it to be cut on its way.
-    pub(crate) may_cut: bool,
-    /// The tuple the packet came with, where it has one.
-    pub(crate) came: Option<Tuple>,
-    /// The packet as it came, where its IP version has changed.
-    pub(crate) replaced: Option<Vec<u8>>,
-    pub(crate) standing: Standing,
-}
-
-/// How a packet stands to conntrack.
-#[derive(Debug)]
-pub(crate) enum Standing {
-    /// Of a known flow, and translated already.
-    Known(Arc<Entry>, Direction),
-    /// It begins a flow.
-    New { account: Account, via: Via },
-    /// An ICMP error about a packet of a known flow, translated already.
-    Related,
-    /// Nothing tracked: between neighbours, or translated without state.
-    Untracked,
-}
-
-/// Why a new flow has the destination it has.
-#[derive(Debug)]
-pub(crate) enum Via {
-    /// As its sender wrote it, and no rule says anything.
-    Straight,
-    /// By a rule.
-    Rule,
-    /// By the mapping of an inside address and port.
-    Mapping(Arc<crate::mapping::Mapping>),
-}
-
-impl Passage {
-    /// The packet's destination by now: what to look up the route by.
-    #[must_use]
-    pub const fn destination(&self) -> IpAddr {
-        self.headers.dst
-    }
-
-    /// What the packet's headers say by now.
-    #[must_use]
-    pub const fn headers(&self) -> &Headers {
-        &self.headers
-    }
-
-    /// Who handles the packet's flow, if not the NAT.
-    #[must_use]
-    pub fn owner(&self) -> Option<(Owner, Direction)> {
-        match &self.standing {
-            Standing::Known(entry, direction) if entry.owner() != Owner::NONE => {
-                Some((entry.owner(), *direction))
-            }
-            _ => None,
-        }
-    }
-
-    /// The packet's flow, if it is known.
-    #[must_use]
-    pub const fn entry(&self) -> Option<(&Arc<Entry>, Direction)> {
-        match &self.standing {
-            Standing::Known(entry, direction) => Some((entry, *direction)),
-            _ => None,
-        }
-    }
-
-    /// Makes the packet read as it came, so that an error about it can quote it.
-    pub fn restore(&mut self, packet: &mut Vec<u8>) {
-        if let Some(replaced) = self.replaced.take() {
-            *packet = replaced;
-        } else if let Some(came) = self.came
-            && !matches!(self.standing, Standing::Related)
-        {
-            self.headers = rewrite::rewrite(packet, &self.headers, &came, self.undone);
-        }
-    }
-}
-
 /// The NAT of one host.
 ///
 /// ```
@@ -210,12 +123,12 @@ impl Passage {
 /// packet.extend([172, 18, 0, 2, 198, 51, 100, 2, 0x9c, 0x40, 0, 53, 0, 8, 0, 0]);
 /// let ingress = Ingress { zone: net, inside: true, account: Account(2), mtu: 1500 };
 /// let mut notes: Vec<Note> = Vec::new(); // or &mut NoNotes, if nobody asks why
-/// let passage = nat.prerouting(&mut packet, Undone::default(), &ingress, now, &mut notes)?;
+/// let mut passage = nat.prerouting(&mut packet, Undone::default(), &ingress, now, &mut notes)?;
 ///
 /// // The caller looks up the route of `passage.destination()`, then:
 /// let addresses = ["203.0.113.1".parse().expect("an address")];
 /// let egress = Egress { zone: uplink, inside: false, mtu: 1500, addresses: &addresses };
-/// let sent = nat.postrouting(&mut packet, passage, &egress, None, now, &mut notes)?;
+/// let sent = nat.postrouting(&mut packet, &mut passage, &egress, None, now, &mut notes)?;
 /// assert_eq!((sent, &packet[12..16]), (Sent::Whole, &[203, 0, 113, 1][..]));
 /// assert_eq!(notes[2].to_string(), "postrouting rule 0 matches: all: MASQUERADE");
 /// # Ok::<(), Refused>(())

@@ -8,9 +8,9 @@
 //! - what is remembered: [`state`] and [`window`] (a TCP connection), [`timeouts`], [`entry`] (a flow),
 //!   `index`, `roll` and [`conntrack`] (all flows; who pays when there are too many), `pool` and
 //!   [`mapping`] (external ports);
-//! - what becomes of it: [`rules`], [`npt`], [`hooks`], `prerouting`, `postrouting`, `unsolicited`,
-//!   [`refused`] and [`why`] (in words);
-//! - how it is rewritten: [`checksum`], `crc`, `rewrite`, `icmp`, `tcp`, `siit`.
+//! - what becomes of it: [`rules`], [`npt`], [`hooks`], [`passage`], `prerouting`, `postrouting`,
+//!   `unsolicited`, [`refused`] and [`why`] (in words);
+//! - how it is rewritten, where it lies ([`buffer`]): [`checksum`], `crc`, `rewrite`, `icmp`, `tcp`, `siit`.
 //!
 //! ```text
 //!  packet ▶ gather (pieces) ▶ prerouting ── known flow: both ways at once ──▶ route ▶ postrouting ▶ fits?
@@ -20,6 +20,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod buffer;
 pub mod checksum;
 pub mod conntrack;
 mod crc;
@@ -30,8 +31,8 @@ pub mod hooks;
 mod icmp;
 mod index;
 pub mod mapping;
-
 pub mod npt;
+pub mod passage;
 mod pool;
 mod postrouting;
 mod prerouting;
@@ -49,13 +50,15 @@ pub mod why;
 pub mod window;
 pub mod zone;
 
+pub use buffer::Buffer;
 pub use conntrack::{Conntrack, Found, InsertError};
 pub use entry::Entry;
 pub use fragments::{Gathered, Whole};
 pub use headers::Headers;
-pub use hooks::{Config, Egress, Filtering, Ingress, Nat, Passage};
+pub use hooks::{Config, Egress, Filtering, Ingress, Nat};
 pub use mapping::{External, Inside, Mapping, Mappings, NoMapping};
 pub use npt::Npt;
+pub use passage::Passage;
 pub use postrouting::Sent;
 pub use refused::{Reason, Refused, Tell};
 pub use rewrite::Undone;

@@ -10,17 +10,18 @@ use std::sync::Arc;
 
 use smoltcp::time::Instant;
 
-use crate::checksum::Sum;
+use crate::buffer::Buffer;
 use crate::conntrack::InsertError;
 use crate::entry::Entry;
 use crate::fragments;
 use crate::headers::{Body, Headers};
-use crate::hooks::{Egress, Nat, Passage, Standing, Via};
+use crate::hooks::{Egress, Nat};
 use crate::mapping::{self, External, Inside, Mapping, NoMapping};
-use crate::refused::{Reason, Refused, Tell};
-use crate::rewrite::{self, Undone};
+use crate::passage::{Passage, Standing, Via, renumber};
+use crate::refused::{Reason, Refused};
+use crate::rewrite;
 use crate::rules::{Source, moved};
-use crate::siit::{self, DIFFERENCE};
+use crate::siit;
 use crate::state::Direction;
 use crate::tcp;
 use crate::tuple::{Protocol, TransportAddr, Tuple};
@@ -44,17 +45,18 @@ impl Nat {
     /// # Errors
     ///
     /// Why it goes no further; it reads as it came then.
-    pub fn postrouting<N: Notes>(
+    pub fn postrouting<B: Buffer + ?Sized, N: Notes>(
         &self,
-        packet: &mut Vec<u8>,
-        mut passage: Passage,
+        packet: &mut B,
+        passage: &mut Passage,
         egress: &Egress<'_>,
         largest: Option<u16>,
         now: Instant,
         notes: &mut N,
     ) -> Result<Sent, Refused> {
-        let done = self.leave(packet, &mut passage, egress, now, notes);
-        let sent = done.and_then(|()| self.fit(packet, &passage, egress, largest, notes));
+        let done = self.leave(packet, passage, egress, now, notes);
+        let sent =
+            done.and_then(|()| self.fit(packet.octets_mut(), passage, egress, largest, notes));
         if sent.is_err() {
             passage.restore(packet);
         }
@@ -71,9 +73,9 @@ impl Nat {
         Refused::silently(Reason::Filtered(tuple.dst))
     }
 
-    fn leave<N: Notes>(
+    fn leave<B: Buffer + ?Sized, N: Notes>(
         &self,
-        packet: &mut Vec<u8>,
+        packet: &mut B,
         passage: &mut Passage,
         egress: &Egress<'_>,
         now: Instant,
@@ -89,7 +91,7 @@ impl Nat {
                     return Err(Refused::silently(Reason::NoFlow));
                 }
                 if passage.ingress.inside && passage.headers.v6() {
-                    self.leave_prefix(packet, passage, egress.zone)?;
+                    self.leave_prefix(packet.octets_mut(), passage, egress.zone)?;
                 }
                 Ok(())
             }
@@ -119,9 +121,9 @@ impl Nat {
     }
 
     /// Enters the flow a packet begins.
-    fn open<N: Notes>(
+    fn open<B: Buffer + ?Sized, N: Notes>(
         &self,
-        packet: &mut Vec<u8>,
+        packet: &mut B,
         passage: &mut Passage,
         (account, via): (Account, Via),
         egress: &Egress<'_>,
@@ -160,7 +162,7 @@ impl Nat {
             Via::Straight | Via::Rule => None,
         });
         let flow = Flow { came, to, account, lease, by_rule, answered_in: egress.zone };
-        let entry = self.enter(packet, passage, flow, now)?;
+        let entry = self.enter(packet.octets(), passage, flow, now)?;
         let (_, answer) = entry.named(Direction::Reply);
         self.retuple(packet, passage, &answer.inverse(), notes)?;
         passage.standing = Standing::Known(entry, Direction::Original);
@@ -313,9 +315,9 @@ impl Nat {
 
     /// A published port of a container that has no IPv6: the client is shown with an IPv4 address of
     /// ours, and the flow is entered at once, as nothing about it depends on the route.
-    pub(crate) fn change_family<N: Notes>(
+    pub(crate) fn change_family<B: Buffer + ?Sized, N: Notes>(
         &self,
-        packet: &mut Vec<u8>,
+        packet: &mut B,
         passage: &mut Passage,
         (to, zone, account): (TransportAddr, Zone, Account),
         now: Instant,
@@ -342,7 +344,7 @@ impl Nat {
         }
         let lease = Some(lease);
         let flow = Flow { came, to, account, lease, by_rule: true, answered_in: zone };
-        let entry = self.enter(packet, passage, flow, now)?;
+        let entry = self.enter(packet.octets(), passage, flow, now)?;
         let (_, answer) = entry.named(Direction::Reply);
         let changed = self.retuple(packet, passage, &answer.inverse(), notes);
         if changed.is_err() {
@@ -356,63 +358,48 @@ impl Nat {
     fn fit<N: Notes>(
         &self,
         packet: &mut [u8],
-        passage: &Passage,
+        passage: &mut Passage,
         egress: &Egress<'_>,
         largest: Option<u16>,
         notes: &mut N,
     ) -> Result<Sent, Refused> {
-        let headers = &passage.headers;
+        let headers = passage.headers;
         let len = match passage.undone.segment {
-            Some(segment) => segment_len(packet, headers, segment),
+            Some(segment) => segment_len(packet, &headers, segment),
             None => headers.end,
         };
         let whole = len <= usize::from(egress.mtu);
         // Pieces may become pieces again, no longer than they were; a whole packet only where its sender
-        // allows it.
+        // allows it, and not one still to be segmented.
         let pieces_fit = largest.is_some_and(|largest| largest <= egress.mtu);
-        let may_cut = passage.may_cut || pieces_fit;
-        let may_cut = may_cut && passage.undone == Undone::default();
-        if !whole && !may_cut {
+        let may_cut = (passage.may_cut || pieces_fit) && passage.undone.segment.is_none();
+        let mtu = largest.map_or(egress.mtu, |largest| largest.min(egress.mtu));
+        let cut = may_cut && fragments::can_cut(packet, &headers, mtu);
+        if !whole && !cut {
             return Err(passage.too_big(egress.mtu));
         }
         if self.config.clamp_mss && headers.protocol == Protocol::Tcp {
-            let own = if headers.v6() { 60 } else { 40 };
-            let most = egress.mtu.min(passage.ingress.mtu).saturating_sub(own);
-            let lowered = tcp::clamp_mss(packet, headers, most, passage.undone);
-            if let (true, Some((from, to))) = (N::ASKED, lowered) {
-                notes.note(Note::Mss { from, to });
+            let most = most_payload(egress.mtu, headers.v6());
+            let came_v6 = headers.v6() != passage.changed_version();
+            let most = most.min(most_payload(passage.ingress.mtu, came_v6));
+            passage.lowered = tcp::clamp_mss(packet, &headers, most, passage.undone);
+            if let (true, Some(lowered)) = (N::ASKED, passage.lowered) {
+                notes.note(Note::Mss { from: lowered.from, to: lowered.to });
             }
         }
         let shown = passage.came.is_some_and(|came| came.src.addr != headers.src);
         if shown && !headers.v6() && !headers.dont_fragment {
-            self.renumber(packet);
+            passage.renumbered = Some(renumber(packet, self.short_identification()));
         }
         if whole {
             return Ok(Sent::Whole);
         }
-        let mtu = largest.map_or(egress.mtu, |largest| largest.min(egress.mtu));
-        let pieces = fragments::cut(packet, headers, mtu, self.next_identification());
+        if passage.undone.partial {
+            rewrite::complete(packet, &headers);
+            passage.undone.partial = false;
+        }
+        let pieces = fragments::cut(packet, &headers, mtu, self.next_identification());
         pieces.map(Sent::Pieces).ok_or_else(|| passage.too_big(egress.mtu))
-    }
-
-    /// Gives an IPv4 packet another identification.
-    fn renumber(&self, packet: &mut [u8]) {
-        let old = u16::from_be_bytes([packet[4], packet[5]]);
-        let new = self.short_identification();
-        packet[4..6].copy_from_slice(&new.to_be_bytes());
-        rewrite::replace(packet, 10, Sum::word(old), Sum::word(new));
-    }
-}
-
-impl Passage {
-    /// It does not fit an egress of that MTU; told in the sender's own IP version (RFC 7915 §4.2, §5.2).
-    fn too_big(&self, mtu: u16) -> Refused {
-        let told = match (&self.replaced, self.headers.v6()) {
-            (None, _) => mtu,
-            (Some(_), false) => mtu.saturating_add(DIFFERENCE),
-            (Some(_), true) => mtu.saturating_sub(DIFFERENCE),
-        };
-        Refused { reason: Reason::TooBig(mtu), tell: Some(Tell::TooBig(told)) }
     }
 }
 
@@ -433,6 +420,11 @@ struct Flow {
     lease: Option<Arc<Mapping>>,
     by_rule: bool,
     answered_in: Zone,
+}
+
+/// The longest TCP payload a leg of that MTU carries behind headers without options (RFC 6691).
+const fn most_payload(mtu: u16, v6: bool) -> u16 {
+    mtu.saturating_sub(if v6 { 60 } else { 40 })
 }
 
 /// Octets of the longest packet a frame will be cut into.

@@ -8,10 +8,12 @@ use std::net::IpAddr;
 
 use smoltcp::time::Instant;
 
+use crate::buffer::Buffer;
 use crate::entry::Entry;
 use crate::headers::{Body, Headers};
-use crate::hooks::{Filtering, Ingress, Nat, Passage, Standing, Via};
+use crate::hooks::{Filtering, Ingress, Nat};
 use crate::icmp;
+use crate::passage::{Passage, Standing, Via};
 use crate::refused::{Reason, Refused};
 use crate::rewrite::{self, Undone};
 use crate::rules::Destination;
@@ -31,15 +33,16 @@ impl Nat {
     /// # Errors
     ///
     /// Why it goes no further; it reads as it came then.
-    pub fn prerouting<N: Notes>(
+    pub fn prerouting<B: Buffer + ?Sized, N: Notes>(
         &self,
-        packet: &mut Vec<u8>,
+        packet: &mut B,
         undone: Undone,
         ingress: &Ingress,
         now: Instant,
         notes: &mut N,
     ) -> Result<Passage, Refused> {
-        let headers = Headers::parse(packet).map_err(|_| Refused::silently(Reason::Malformed))?;
+        let headers =
+            Headers::parse(packet.octets()).map_err(|_| Refused::silently(Reason::Malformed))?;
         if headers.piece.is_some() {
             return Err(Refused::silently(Reason::Fragment));
         }
@@ -49,13 +52,18 @@ impl Nat {
             undone,
             may_cut: !headers.dont_fragment,
             came: headers.tuple(),
-            replaced: None,
+            former: None,
+            renumbered: None,
+            lowered: None,
             standing: Standing::Untracked,
         };
-        if headers.protocol.is_query() && !undone.partial && !icmp::is_sound(packet, &headers) {
+        if headers.protocol.is_query()
+            && !undone.partial
+            && !icmp::is_sound(packet.octets(), &headers)
+        {
             return Err(Refused::silently(Reason::BadChecksum));
         }
-        if self.enter_prefix(packet, &mut passage) {
+        if self.enter_prefix(packet.octets_mut(), &mut passage) {
             return Ok(passage);
         }
         let Some(tuple) = passage.came else {
@@ -70,7 +78,7 @@ impl Nat {
                     notes.note(Note::Flow { tuple, direction, state: entry.state() });
                 }
                 if entry.owner() == Owner::NONE {
-                    self.pass(packet, &passage.headers, &entry, direction, now)?;
+                    self.pass(packet.octets(), &passage.headers, &entry, direction, now)?;
                     self.translate(packet, &mut passage, &entry, direction, notes)?;
                 }
                 passage.standing = Standing::Known(entry, direction);
@@ -157,9 +165,9 @@ impl Nat {
     }
 
     /// Makes a packet of a known flow read as the other side knows it.
-    fn translate<N: Notes>(
+    fn translate<B: Buffer + ?Sized, N: Notes>(
         &self,
-        packet: &mut Vec<u8>,
+        packet: &mut B,
         passage: &mut Passage,
         entry: &Entry,
         direction: Direction,
@@ -170,9 +178,9 @@ impl Nat {
     }
 
     /// Rewrites a packet to `to`, in the IP version that has.
-    pub(crate) fn retuple<N: Notes>(
+    pub(crate) fn retuple<B: Buffer + ?Sized, N: Notes>(
         &self,
-        packet: &mut Vec<u8>,
+        packet: &mut B,
         passage: &mut Passage,
         to: &Tuple,
         notes: &mut N,
@@ -182,14 +190,13 @@ impl Nat {
             return Ok(());
         }
         if to.src.addr.is_ipv6() == passage.headers.v6() {
-            passage.headers = rewrite::rewrite(packet, &passage.headers, to, passage.undone);
+            let octets = packet.octets_mut();
+            passage.headers = rewrite::rewrite(octets, &passage.headers, to, passage.undone);
         } else {
             let id = self.short_identification();
-            let made = siit::translate(packet, &passage.headers, to, id, passage.undone)
-                .map_err(Refused::silently)?;
-            passage.headers =
-                Headers::parse(&made).map_err(|_| Refused::silently(Reason::Untranslatable))?;
-            passage.replaced = Some(std::mem::replace(packet, made));
+            let made = siit::translate(packet, &passage.headers, to, id, passage.undone);
+            let (headers, former) = made.map_err(Refused::silently)?;
+            (passage.headers, passage.former) = (headers, Some(former));
         }
         if N::ASKED {
             notes.note(Note::Translated { from, to: *to });
@@ -204,16 +211,16 @@ impl Nat {
     }
 
     /// An ICMP error: finds the flow of the packet it quotes.
-    fn related<N: Notes>(
+    fn related<B: Buffer + ?Sized, N: Notes>(
         &self,
-        packet: &mut Vec<u8>,
+        packet: &mut B,
         passage: &mut Passage,
         now: Instant,
         notes: &mut N,
     ) -> Result<(), Refused> {
         let unrelated = Refused::silently(Reason::Unrelated);
         let headers = passage.headers;
-        let quoted = icmp::quoted(packet, &headers).map_err(|_| unrelated)?;
+        let quoted = icmp::quoted(packet.octets(), &headers).map_err(|_| unrelated)?;
         let tuple = quoted.tuple().ok_or(unrelated)?;
         // It travels as an answer to the quoted packet would.
         let found = self.conntrack.find(passage.ingress.zone, tuple.inverse(), now);
@@ -227,23 +234,21 @@ impl Nat {
             notes.note(Note::Related { about: sent });
         }
         if sent.src.addr.is_ipv6() == headers.v6() {
-            passage.headers = icmp::rewrite(packet, &headers, &quoted, &sent);
+            passage.headers = icmp::rewrite(packet.octets_mut(), &headers, &quoted, &sent);
         } else {
             let id = self.short_identification();
-            let made = siit::translate_error(packet, &headers, &quoted, &sent, id)
-                .map_err(Refused::silently)?;
-            passage.headers =
-                Headers::parse(&made).map_err(|_| Refused::silently(Reason::Untranslatable))?;
-            passage.replaced = Some(std::mem::replace(packet, made));
+            let made = siit::translate_error(packet, &headers, &quoted, &sent, id);
+            let (headers, former) = made.map_err(Refused::silently)?;
+            (passage.headers, passage.former) = (headers, Some(former));
         }
         passage.standing = Standing::Related;
         Ok(())
     }
 
     /// A packet of no flow: where it goes, by rules, then by mappings.
-    fn destination<N: Notes>(
+    fn destination<B: Buffer + ?Sized, N: Notes>(
         &self,
-        packet: &mut Vec<u8>,
+        packet: &mut B,
         passage: &mut Passage,
         tuple: Tuple,
         now: Instant,
@@ -252,7 +257,7 @@ impl Nat {
         if N::ASKED {
             notes.note(Note::New { tuple });
         }
-        let syn = self.opens(packet, &passage.headers)?;
+        let syn = self.opens(packet.octets(), &passage.headers)?;
         let rules = self.rules();
         let zone = passage.ingress.zone;
         let account = passage.ingress.account;
@@ -299,7 +304,7 @@ impl Nat {
         };
         if !may || answer || (passage.headers.protocol == Protocol::Tcp && !syn) {
             if syn {
-                self.hold_unsolicited(zone, tuple, packet, now);
+                self.hold_unsolicited(zone, tuple, packet.octets(), now);
             }
             return Err(Refused::silently(Reason::Filtered(tuple.dst)));
         }

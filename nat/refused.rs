@@ -118,3 +118,17 @@ impl Refused {
         Self { reason, tell: Some(Tell::AdminProhibited) }
     }
 }
+
+/// A packet does not fit an egress of that MTU. Where its IP version has changed, `now_v6` says to which, and its
+/// sender is told what that leaves of the MTU in its own version (RFC 7915 §4.2, §5.2).
+pub(crate) const fn too_big(mtu: u16, now_v6: Option<bool>) -> Refused {
+    let told = match now_v6 {
+        None => mtu,
+        Some(false) => mtu.saturating_add(DIFFERENCE),
+        Some(true) => mtu.saturating_sub(DIFFERENCE),
+    };
+    Refused { reason: Reason::TooBig(mtu), tell: Some(Tell::TooBig(told)) }
+}
+
+/// Octets by which IPv6's header is longer than IPv4's.
+pub(crate) const DIFFERENCE: u16 = 20;

@@ -10,14 +10,30 @@ use std::net::IpAddr;
 use crate::checksum::{Checksum, PseudoSum, Sum};
 use crate::crc;
 use crate::headers::{Body, Headers};
-use crate::tuple::{Protocol, SCTP, Tuple};
+use crate::tuple::{DCCP, Protocol, SCTP, Tuple, UDP_LITE};
 
 /// What an offload left undone on a packet.
+///
+/// Of a virtio header (`struct virtio_net_hdr`, virtio 1.2 §5.1.6), with the packet `network` octets into the
+/// frame:
+///
+/// - `partial` if NEEDS_CSUM is set **and** `csum_start` is `network +` [`Headers::transport`]: the checksum
+///   field of the outermost transport header then holds the folded sum of its pseudo-header, not complemented.
+///   If `csum_start` lies further in, within a tunnel, nothing of this crate's concern is undone: `partial` is
+///   false.
+/// - `segment` is `gso_size` if `gso_type` is not GSO_NONE: octets of payload. The packet then has its whole
+///   length in its IP header, up to 65,535 octets; what must fit the egress is one segment.
+/// - DATA_VALID needs no word: that stays true.
+///
+/// What is undone before the hooks is undone behind them. If the IP version has changed
+/// ([`Passage::changed_version`](crate::Passage::changed_version)), the caller's own header has to follow:
+/// `csum_start` is `network +` the new [`Headers::transport`], and TCPV4 becomes TCPV6 or the reverse. A packet
+/// that leaves in pieces has nothing undone any more.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Undone {
     /// The transport checksum covers the pseudo-header alone.
     pub partial: bool,
-    /// It is to be cut into segments of this much payload.
+    /// It is to be cut into segments of this many octets of payload.
     pub segment: Option<u16>,
 }
 
@@ -76,11 +92,12 @@ fn set_body(
     let Some((field, pseudo_header)) = checksum_field(protocol) else { return body };
     let Some(at) = transport.get_mut(field..field + 2) else { return body };
     let held = u16::from_be_bytes([at[0], at[1]]);
-    let udp = matches!(protocol, Protocol::Udp);
+    // Zero says that there is none (UDP), or is not allowed at all (UDP-Lite, RFC 3828 §3.1).
+    let udp = matches!(protocol, Protocol::Udp | Protocol::Other(UDP_LITE));
     let fresh = match (undone.partial, pseudo_header) {
         (true, true) => PseudoSum(held).replace_sum(old, new).0,
         (true, false) => held,
-        (false, _) if udp && held == 0 => 0,
+        (false, _) if protocol == Protocol::Udp && held == 0 => 0,
         (false, _) => {
             let moved = Checksum(held).replace_sum(ports.0, ports.1);
             let moved = if pseudo_header { moved.replace_sum(old, new) } else { moved };
@@ -97,7 +114,7 @@ pub(crate) const fn checksum_field(protocol: Protocol) -> Option<(usize, bool)> 
     match protocol {
         Protocol::Tcp => Some((16, true)),
         // UDP, DCCP (RFC 4340 §9.1) and UDP-Lite (RFC 3828 §3.1).
-        Protocol::Udp | Protocol::Other(33 | 136) => Some((6, true)),
+        Protocol::Udp | Protocol::Other(DCCP | UDP_LITE) => Some((6, true)),
         Protocol::Icmp => Some((2, false)),
         Protocol::Icmpv6 => Some((2, true)),
         Protocol::Other(_) => None,
@@ -132,4 +149,15 @@ fn pair(a: u16, b: u16) -> Sum {
 pub(crate) fn replace(octets: &mut [u8], field: usize, old: Sum, new: Sum) {
     let held = Checksum(u16::from_be_bytes([octets[field], octets[field + 1]]));
     octets[field..field + 2].copy_from_slice(&held.replace_sum(old, new).0.to_be_bytes());
+}
+
+/// Makes a partial checksum whole. A protocol that has none here is left alone.
+pub(crate) fn complete(octets: &mut [u8], headers: &Headers) {
+    let Some((field, _)) = checksum_field(headers.protocol) else { return };
+    let transport = &mut octets[headers.transport..headers.end];
+    let checksum = Sum::of(transport).checksum();
+    let checksum = if field == 6 { checksum.for_udp() } else { checksum };
+    if let Some(at) = transport.get_mut(field..field + 2) {
+        at.copy_from_slice(&checksum.0.to_be_bytes());
+    }
 }

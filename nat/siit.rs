@@ -2,19 +2,18 @@
 //!
 //! Read RFC 7915: header fields §4.1 and §5.1, ICMP §4.2 and §5.2. Used with state (NAT46): the addresses
 //! and ports come from conntrack. Pieces never come here, they were put together before. Checksums are
-//! updated, so they stay as right or wrong as they were. Options and extension headers are left behind.
+//! updated, so they stay as right or wrong as they were. Options and extension headers are left behind. A
+//! packet is translated where it lies, and [`Former`] keeps what would be lost.
 
 use std::net::IpAddr;
 
+use crate::buffer::{Buffer, shift};
 use crate::checksum::{Checksum, PseudoSum, Sum};
 use crate::headers::{Body, Headers};
 use crate::icmp;
-use crate::refused::Reason;
+use crate::refused::{DIFFERENCE, Reason};
 use crate::rewrite::{Undone, checksum_field};
 use crate::tuple::{Protocol, Tuple};
-
-/// What the IPv6 header is longer than IPv4's.
-pub(crate) const DIFFERENCE: u16 = 20;
 
 /// An IPv4 packet up to here may be cut (RFC 7915 §5.1): an IPv6 sender need never make shorter ones.
 const NEVER_CUT: usize = 1260;
@@ -28,35 +27,115 @@ pub(crate) const fn counterpart(protocol: Protocol) -> Protocol {
     }
 }
 
-/// The same packet in the version `to` has, with its addresses and ports. `id` is for what may be cut.
-pub(crate) fn translate(
-    packet: &[u8],
+/// Octets of a packet's front that [`Former`] keeps without allocating: an IP header of 60, and what is rewritten
+/// of the transport header.
+const FRONT: usize = 80;
+
+/// Octets of a transport header, from its first, in which translation changes anything.
+const REWRITTEN: usize = 20;
+
+/// What a packet was before its IP version changed.
+#[derive(Debug)]
+pub(crate) enum Former {
+    /// Its first `len` octets; what follows them is still in the packet.
+    Front { octets: [u8; FRONT], len: u8, transport: u8 },
+    /// All of it: an ICMP error, or a packet with many extension headers.
+    Whole(Vec<u8>),
+}
+
+impl Former {
+    fn of(packet: &[u8], headers: &Headers) -> Self {
+        let front = &packet[..packet.len().min(headers.transport + REWRITTEN)];
+        match (u8::try_from(front.len()), u8::try_from(headers.transport)) {
+            (Ok(len), Ok(transport)) if front.len() <= FRONT => {
+                let mut octets = [0; FRONT];
+                octets[..front.len()].copy_from_slice(front);
+                Self::Front { octets, len, transport }
+            }
+            _ => Self::Whole(packet.to_vec()),
+        }
+    }
+
+    /// Makes a packet that `headers` describes by now what it was.
+    pub(crate) fn restore<B: Buffer + ?Sized>(&self, packet: &mut B, headers: &Headers) {
+        let restored = match self {
+            Self::Front { octets, len, transport } => {
+                let moved = shift(packet, headers.transport, usize::from(*transport));
+                let front = &octets[..usize::from(*len)];
+                if moved {
+                    packet.octets_mut()[..front.len()].copy_from_slice(front);
+                }
+                moved
+            }
+            Self::Whole(octets) => replace(packet, octets),
+        };
+        debug_assert!(restored, "it was as long before");
+    }
+}
+
+/// Makes a packet these octets.
+fn replace<B: Buffer + ?Sized>(packet: &mut B, octets: &[u8]) -> bool {
+    let room = packet.resize(octets.len());
+    if room {
+        packet.octets_mut().copy_from_slice(octets);
+    }
+    room
+}
+
+/// Says a packet in the version `to` has, with its addresses and ports, and describes it anew. `id` is for what
+/// may be cut. Refused, it is what it was.
+pub(crate) fn translate<B: Buffer + ?Sized>(
+    packet: &mut B,
     headers: &Headers,
     to: &Tuple,
     id: u16,
     undone: Undone,
-) -> Result<Vec<u8>, Reason> {
-    let end = headers.end.min(packet.len());
-    let len = headers.end - headers.transport;
-    let mut out = header(packet, headers, to, len, id);
-    let at = out.len();
-    out.extend_from_slice(&packet[headers.transport..end]);
-    transport(&mut out[at..], headers, to, len, undone)?;
-    Ok(out)
+) -> Result<(Headers, Former), Reason> {
+    let former = Former::of(packet.octets(), headers);
+    reword(packet, headers, to, id, undone)?;
+    match Headers::parse(packet.octets()) {
+        Ok(headers) => Ok((headers, former)),
+        Err(_) => {
+            let own = if headers.v6() { 20 } else { 40 };
+            former.restore(packet, &Headers { transport: own, ..*headers });
+            Err(Reason::Untranslatable)
+        }
+    }
 }
 
-/// The same ICMP error in the version `sent` has, about the packet as `sent` names it, from its addressee
-/// to its sender.
-pub(crate) fn translate_error(
-    packet: &[u8],
+/// The same for a packet that may end early, and is nobody's if it is refused.
+fn reword<B: Buffer + ?Sized>(
+    packet: &mut B,
+    headers: &Headers,
+    to: &Tuple,
+    id: u16,
+    undone: Undone,
+) -> Result<(), Reason> {
+    let len = headers.end - headers.transport;
+    let end = headers.end.min(packet.octets().len());
+    check(&packet.octets()[headers.transport..end], headers, len, undone)?;
+    let (made, own) = header(packet.octets(), headers, to, len, id)?;
+    if !shift(packet, headers.transport, own) {
+        return Err(Reason::Untranslatable);
+    }
+    let octets = packet.octets_mut();
+    octets[..own].copy_from_slice(&made[..own]);
+    transport(&mut octets[own..][..end - headers.transport], headers, to, len, undone);
+    Ok(())
+}
+
+/// Says an ICMP error in the version `sent` has, about the packet as `sent` names it, from its addressee to its
+/// sender. Refused, it is what it was.
+pub(crate) fn translate_error<B: Buffer + ?Sized>(
+    packet: &mut B,
     headers: &Headers,
     quoted: &Headers,
     sent: &Tuple,
     id: u16,
-) -> Result<Vec<u8>, Reason> {
+) -> Result<(Headers, Former), Reason> {
+    let octets = packet.octets();
     let inner_at = headers.transport + icmp::HEADER;
-    let inner = translate(&packet[inner_at..headers.end], quoted, sent, id, Undone::default())?;
-    let message = &packet[headers.transport..inner_at];
+    let message = &octets[headers.transport..inner_at];
     let word = u32::from_be_bytes([message[4], message[5], message[6], message[7]]);
     let to_v6 = !headers.v6();
     let (kind, code, word) = if to_v6 {
@@ -65,36 +144,46 @@ pub(crate) fn translate_error(
         error_to_v4(message[0], message[1], word)
     }
     .ok_or(Reason::Untranslatable)?;
+    let mut inner = octets[inner_at..headers.end].to_vec();
+    reword(&mut inner, quoted, sent, id, Undone::default())?;
     // As much as an error of that version may have in all (RFC 1812 §4.3.2.3, RFC 4443 §2.4).
-    let inner = &inner[..inner.len().min(if to_v6 { 1232 } else { 548 })];
+    inner.truncate(if to_v6 { 1232 } else { 548 });
     let protocol = if to_v6 { Protocol::Icmpv6 } else { Protocol::Icmp };
     let back = Tuple::new(protocol, sent.dst, sent.src);
-    let mut out = header(packet, headers, &back, icmp::HEADER + inner.len(), id);
-    let at = out.len();
+    let (made, own) = header(octets, headers, &back, icmp::HEADER + inner.len(), id)?;
+    let mut out = made[..own].to_vec();
     out.extend_from_slice(&[kind, code, 0, 0]);
     out.extend_from_slice(&word.to_be_bytes());
-    out.extend_from_slice(inner);
+    out.extend_from_slice(&inner);
     let described = Headers {
         src: back.src.addr,
         dst: back.dst.addr,
         protocol,
-        transport: at,
+        transport: own,
         end: out.len(),
         ..*headers
     };
     icmp::finish(&mut out, &described);
-    Ok(out)
+    let headers = Headers::parse(&out).map_err(|_| Reason::Untranslatable)?;
+    let former = Former::Whole(octets.to_vec());
+    if replace(packet, &out) { Ok((headers, former)) } else { Err(Reason::Untranslatable) }
 }
 
-/// An IP header of the version `to` has, for `len` octets behind it.
-fn header(packet: &[u8], headers: &Headers, to: &Tuple, len: usize, id: u16) -> Vec<u8> {
+/// An IP header of the version `to` has, for `len` octets behind it, and its length.
+fn header(
+    packet: &[u8],
+    headers: &Headers,
+    to: &Tuple,
+    len: usize,
+    id: u16,
+) -> Result<([u8; 40], usize), Reason> {
     let class = if headers.v6() { packet[0] << 4 | packet[1] >> 4 } else { packet[1] };
     let protocol = to.protocol.number();
+    let mut out = [0; 40];
     match (to.src.addr, to.dst.addr) {
         (IpAddr::V4(src), IpAddr::V4(dst)) => {
-            let total = u16::try_from(len + 20).unwrap_or(u16::MAX);
+            let total = u16::try_from(len + 20).map_err(|_| Reason::Untranslatable)?;
             let whole = usize::from(total) > NEVER_CUT;
-            let mut out = vec![0; 20];
             out[..2].copy_from_slice(&[0x45, class]);
             out[2..4].copy_from_slice(&total.to_be_bytes());
             out[4..6].copy_from_slice(&if whole { 0 } else { id }.to_be_bytes());
@@ -102,33 +191,42 @@ fn header(packet: &[u8], headers: &Headers, to: &Tuple, len: usize, id: u16) -> 
             out[8..10].copy_from_slice(&[headers.hop_limit, protocol]);
             out[12..16].copy_from_slice(&src.octets());
             out[16..20].copy_from_slice(&dst.octets());
-            let checksum = Sum::of(&out).checksum();
+            let checksum = Sum::of(&out[..20]).checksum();
             out[10..12].copy_from_slice(&checksum.0.to_be_bytes());
-            out
+            Ok((out, 20))
         }
-        (src, dst) => {
-            let len = u16::try_from(len).unwrap_or(u16::MAX);
-            let mut out = vec![0; 40];
+        (IpAddr::V6(src), IpAddr::V6(dst)) => {
+            let len = u16::try_from(len).map_err(|_| Reason::Untranslatable)?;
             out[..2].copy_from_slice(&[0x60 | class >> 4, class << 4]);
             out[4..6].copy_from_slice(&len.to_be_bytes());
             out[6..8].copy_from_slice(&[protocol, headers.hop_limit]);
-            if let (IpAddr::V6(src), IpAddr::V6(dst)) = (src, dst) {
-                out[8..24].copy_from_slice(&src.octets());
-                out[24..40].copy_from_slice(&dst.octets());
-            }
-            out
+            out[8..24].copy_from_slice(&src.octets());
+            out[24..40].copy_from_slice(&dst.octets());
+            Ok((out, 40))
         }
+        _ => Err(Reason::Untranslatable),
     }
 }
 
+/// Whether the other version can say what stands behind the IP header.
+fn check(octets: &[u8], headers: &Headers, len: usize, undone: Undone) -> Result<(), Reason> {
+    let can = match headers.body {
+        Body::Ports(..) => {
+            let none = headers.protocol == Protocol::Udp && octets.get(6..8) == Some(&[0, 0]);
+            // A checksum that IPv6 insists on (RFC 7915 §4.5) is made of the whole datagram.
+            !none || undone.partial || octets.len() >= len
+        }
+        Body::Query { .. } => {
+            matches!((octets[0], headers.v6()), (128 | 129, true) | (8 | 0, false))
+        }
+        Body::Error | Body::Message => false,
+        Body::Bare => true,
+    };
+    if can { Ok(()) } else { Err(Reason::Untranslatable) }
+}
+
 /// Ports, identifier, ICMP type and checksum. `octets` may end early; `len` says how long it was.
-fn transport(
-    octets: &mut [u8],
-    headers: &Headers,
-    to: &Tuple,
-    len: usize,
-    undone: Undone,
-) -> Result<(), Reason> {
+fn transport(octets: &mut [u8], headers: &Headers, to: &Tuple, len: usize, undone: Undone) {
     let mut old = Sum::address(headers.src).and(Sum::address(headers.dst));
     let mut new = Sum::address(to.src.addr).and(Sum::address(to.dst.addr));
     let ports;
@@ -140,12 +238,11 @@ fn transport(
         }
         Body::Query { id, answer } => {
             let first = Sum::word(u16::from_be_bytes([octets[0], octets[1]]));
-            octets[0] = match (octets[0], headers.v6(), answer) {
-                (128, true, _) => 8,
-                (129, true, _) => 0,
-                (8, false, _) => 128,
-                (0, false, _) => 129,
-                _ => return Err(Reason::Untranslatable),
+            octets[0] = match (headers.v6(), answer) {
+                (true, false) => 8,
+                (true, true) => 0,
+                (false, false) => 128,
+                (false, true) => 129,
             };
             octets[4..6].copy_from_slice(&to.src.port.to_be_bytes());
             let now = Sum::word(u16::from_be_bytes([octets[0], octets[1]]));
@@ -159,21 +256,16 @@ fn transport(
                 new = Sum::pseudo_header(to.src.addr, to.dst.addr, 58, len);
             }
         }
-        Body::Error | Body::Message => return Err(Reason::Untranslatable),
-        Body::Bare => return Ok(()),
+        Body::Error | Body::Message | Body::Bare => return,
     }
-    let Some((field, _)) = checksum_field(headers.protocol) else { return Ok(()) };
-    let Some(at) = octets.get(field..field + 2) else { return Ok(()) };
+    let Some((field, _)) = checksum_field(headers.protocol) else { return };
+    let Some(at) = octets.get(field..field + 2) else { return };
     let held = u16::from_be_bytes([at[0], at[1]]);
     let udp = headers.protocol == Protocol::Udp;
     let fresh = if undone.partial {
         PseudoSum(held).replace_sum(old, new).0
     } else if udp && held == 0 {
-        if octets.len() < len {
-            return Err(Reason::Untranslatable);
-        }
         // IPv6 insists on a checksum (RFC 7915 §4.5).
-        octets[field..field + 2].fill(0);
         let pseudo_header = Sum::pseudo_header(to.src.addr, to.dst.addr, 17, len);
         pseudo_header.and(Sum::of(octets)).checksum().for_udp().0
     } else {
@@ -181,7 +273,6 @@ fn transport(
         if udp { moved.for_udp().0 } else { moved.0 }
     };
     octets[field..field + 2].copy_from_slice(&fresh.to_be_bytes());
-    Ok(())
 }
 
 fn pair(a: u16, b: u16) -> Sum {

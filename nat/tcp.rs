@@ -57,31 +57,59 @@ pub(crate) fn segment(octets: &[u8], headers: &Headers) -> Option<Segment> {
     Some(segment)
 }
 
-/// Lowers a SYN's MSS to `most`, and returns what it was and is if it was more.
+/// An MSS that was lowered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Lowered {
+    /// Where its value stands in the TCP header.
+    at: usize,
+    /// What it said.
+    pub(crate) from: u16,
+    /// What it says.
+    pub(crate) to: u16,
+}
+
+impl Lowered {
+    /// Makes it what it was.
+    pub(crate) fn restore(self, octets: &mut [u8], headers: &Headers, undone: Undone) {
+        write_mss(octets, headers, (self.at, self.to, self.from), undone);
+    }
+}
+
+/// Lowers a SYN's MSS to `most`, if it is more.
 pub(crate) fn clamp_mss(
     octets: &mut [u8],
     headers: &Headers,
     most: u16,
     undone: Undone,
-) -> Option<(u16, u16)> {
+) -> Option<Lowered> {
     let (header, _) = split(octets, headers)?;
     if header[13] & SYN == 0 {
         return None;
     }
     let (_, at, _) = options(header).find(|(kind, _, len)| *kind == MSS && *len == 2)?;
-    let said = u16::from_be_bytes([header[at], header[at + 1]]);
-    if said <= most {
+    let from = u16::from_be_bytes([header[at], header[at + 1]]);
+    if from <= most {
         return None;
     }
+    write_mss(octets, headers, (at, from, most), undone);
+    Some(Lowered { at, from, to: most })
+}
+
+/// Writes the option's value. A partial checksum covers no option yet, so that it stays.
+fn write_mss(
+    octets: &mut [u8],
+    headers: &Headers,
+    (at, from, to): (usize, u16, u16),
+    undone: Undone,
+) {
     let transport = &mut octets[headers.transport..headers.end];
-    transport[at..at + 2].copy_from_slice(&most.to_be_bytes());
+    transport[at..at + 2].copy_from_slice(&to.to_be_bytes());
     if !undone.partial {
         // An option may begin at an odd place; its octets are then the other halves of their words.
         let placed =
             |word: u16| Sum::word(if at.is_multiple_of(2) { word } else { word.swap_bytes() });
-        rewrite::replace(transport, 16, placed(said), placed(most));
+        rewrite::replace(transport, 16, placed(from), placed(to));
     }
-    Some((said, most))
 }
 
 /// The header of a segment, and how long its payload is.

@@ -13,6 +13,12 @@ pub const SCTP: u8 = 132;
 /// IP protocol of GRE (RFC 2784), which has addresses only.
 pub const GRE: u8 = 47;
 
+/// IP protocol of DCCP (RFC 4340). It has ports where TCP has them.
+pub const DCCP: u8 = 33;
+
+/// IP protocol of UDP-Lite (RFC 3828). It has ports where UDP has them.
+pub const UDP_LITE: u8 = 136;
+
 /// What the flow speaks above IP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Protocol {
@@ -56,8 +62,6 @@ impl Protocol {
     /// Whether flows are told apart by ports, a source and a destination port in the first four octets.
     #[must_use]
     pub const fn has_ports(self) -> bool {
-        const DCCP: u8 = 33;
-        const UDP_LITE: u8 = 136;
         matches!(self, Self::Tcp | Self::Udp | Self::Other(SCTP | UDP_LITE | DCCP))
     }
 

@@ -94,8 +94,8 @@ fn translation_of_a_known_flow_allocates_nothing() {
         packet.clear();
         packet.extend_from_slice(octets);
         let undone = Undone::default();
-        let passage = nat.prerouting(&mut packet, undone, ingress, NOW, &mut NoNotes).unwrap();
-        let sent = nat.postrouting(&mut packet, passage, egress, None, NOW, &mut NoNotes);
+        let mut passage = nat.prerouting(&mut packet, undone, ingress, NOW, &mut NoNotes).unwrap();
+        let sent = nat.postrouting(&mut packet, &mut passage, egress, None, NOW, &mut NoNotes);
         assert_eq!(sent, Ok(nat::Sent::Whole));
     };
     pass(&question, &inside, &out);

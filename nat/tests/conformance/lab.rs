@@ -4,8 +4,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use nat::{
-    Account, Config, Conntrack, Destination, Egress, Headers, Ingress, Match, Nat, NoNotes, Note,
-    Profile, Protocol, Refused, Rule, Rules, Sent, Source, Undone, Zone,
+    Account, Buffer, Config, Conntrack, Destination, Egress, Headers, Ingress, Match, Nat, NoNotes,
+    Note, Profile, Protocol, Refused, Rule, Rules, Sent, Source, Undone, Zone,
 };
 use smoltcp::time::{Duration, Instant};
 
@@ -22,6 +22,34 @@ pub(crate) const ALICE: Account = Account(2);
 
 pub(crate) const EXTERNAL: &str = "203.0.113.1";
 pub(crate) const EXTERNAL6: &str = "2001:db8:1::1";
+
+/// What a data path keeps in front of a packet.
+const ETHERNET: [u8; 14] = [0xee; 14];
+
+/// A packet where a data path has it: in a frame, with nothing behind it.
+pub(crate) struct Frame(Vec<u8>);
+
+impl Frame {
+    pub(crate) fn of(packet: &[u8]) -> Self {
+        Self([&ETHERNET, packet].concat())
+    }
+}
+
+impl Buffer for Frame {
+    fn octets(&self) -> &[u8] {
+        &self.0[ETHERNET.len()..]
+    }
+
+    fn octets_mut(&mut self) -> &mut [u8] {
+        &mut self.0[ETHERNET.len()..]
+    }
+
+    fn resize(&mut self, len: usize) -> bool {
+        // What is added may be anything.
+        self.0.resize(ETHERNET.len() + len, 0xbb);
+        true
+    }
+}
 
 pub(crate) struct Lab {
     pub(crate) nat: Nat,
@@ -155,33 +183,34 @@ impl Lab {
         ingress: &Ingress,
         largest: Option<u16>,
     ) -> Result<Vec<Vec<u8>>, Refused> {
-        let mut octets = packet.to_vec();
-        let result = self.hooks(&mut octets, ingress, largest);
+        let mut frame = Frame::of(packet);
+        let result = self.hooks(&mut frame, ingress, largest);
+        assert!(frame.0.starts_with(&ETHERNET), "what is in front is not the NAT's");
         if result.is_err() {
-            assert!(octets == packet, "a refused packet reads as it came");
+            assert!(frame.octets() == packet, "a refused packet reads as it came");
         }
         result
     }
 
     fn hooks(
         &mut self,
-        octets: &mut Vec<u8>,
+        frame: &mut Frame,
         ingress: &Ingress,
         largest: Option<u16>,
     ) -> Result<Vec<Vec<u8>>, Refused> {
         let (nat, now, undone) = (&self.nat, self.now, self.undone);
-        let passage = nat.prerouting(octets, undone, ingress, now, &mut self.notes)?;
+        let mut passage = nat.prerouting(frame, undone, ingress, now, &mut self.notes)?;
         let to = passage.destination();
         let zone = zone_of(to);
         let addresses = [EXTERNAL.parse().unwrap(), EXTERNAL6.parse().unwrap()];
         if addresses.contains(&to) {
-            return Err(nat.unsolicited(octets, &passage, now));
+            return Err(nat.unsolicited(frame.octets(), &passage, now));
         }
         let inside = zone != UPLINK;
         let mtu = if inside { 1500 } else { self.mtu };
         let egress = Egress { zone, inside, mtu, addresses: &addresses };
-        match nat.postrouting(octets, passage, &egress, largest, now, &mut NoNotes)? {
-            Sent::Whole => Ok(vec![octets.clone()]),
+        match nat.postrouting(frame, &mut passage, &egress, largest, now, &mut NoNotes)? {
+            Sent::Whole => Ok(vec![frame.octets().to_vec()]),
             Sent::Pieces(pieces) => Ok(pieces),
         }
     }

@@ -6,6 +6,7 @@ mod family;
 mod icmp;
 mod lab;
 mod limits;
+mod offload;
 mod pieces;
 mod properties;
 mod rules;

@@ -40,9 +40,9 @@ fn u1_a_flow_that_begins_twice_at_once_is_one() {
             lab.nat.prerouting(&mut packet, undone, &inside, lab.now, &mut nat::NoNotes).unwrap();
         (packet, passage)
     };
-    for (mut packet, passage) in [before(b"first"), before(b"second")] {
+    for (mut packet, mut passage) in [before(b"first"), before(b"second")] {
         let notes = &mut nat::NoNotes;
-        let sent = lab.nat.postrouting(&mut packet, passage, &egress, None, lab.now, notes);
+        let sent = lab.nat.postrouting(&mut packet, &mut passage, &egress, None, lab.now, notes);
         assert_eq!(sent, Ok(nat::Sent::Whole));
         read(&packet).goes(&external(40_000), "198.51.100.2:9");
     }

@@ -123,7 +123,7 @@ fn reads_as(one: &[u8], other: &[u8]) -> bool {
 fn leave(
     nat: &Nat,
     octets: &mut Vec<u8>,
-    passage: Passage,
+    mut passage: Passage,
     largest: Option<u16>,
     now: Instant,
     notes: &mut Vec<Note>,
@@ -132,7 +132,6 @@ fn leave(
         [Ipv4Addr::new(203, 0, 113, 1).into(), "2001:db8:1::1".parse().expect("an address")];
     let to = passage.destination();
     if addresses.contains(&to) {
-        let mut passage = passage;
         let refused = nat.unsolicited(octets, &passage, now);
         passage.restore(octets);
         return Err(refused);
@@ -140,5 +139,5 @@ fn leave(
     let inside = is_inside(to);
     let zone = if inside { NET } else { UPLINK };
     let egress = Egress { zone, inside, mtu: 1280, addresses: &addresses };
-    nat.postrouting(octets, passage, &egress, largest, now, notes)
+    nat.postrouting(octets, &mut passage, &egress, largest, now, notes)
 }
