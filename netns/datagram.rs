@@ -10,7 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd};
 
 use nix::libc;
-use nix::sys::socket::{SockaddrLike, SockaddrStorage};
+use nix::sys::socket::{SockaddrLike, SockaddrStorage, connect, getsockname};
 
 use crate::sockopt::{get_int, set_int};
 
@@ -80,6 +80,30 @@ pub fn set_may_fragment(fd: impl AsFd, v4: bool, may: bool) -> io::Result<()> {
             set_int(fd, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DO)
         }
     }
+}
+
+/// The address the host sends from towards `to`, as its routes are now. `fd` is a bound UDP socket of that
+/// family used for nothing else; it is left connected.
+///
+/// # Errors
+/// `ENETUNREACH` and the like where no route leads there.
+pub fn source_towards(fd: impl AsFd, to: SocketAddr) -> io::Result<IpAddr> {
+    let fd = fd.as_fd().as_raw_fd();
+    // A connected socket keeps its address when it is connected again: connect(2), `AF_UNSPEC`.
+    let nobody = libc::sockaddr {
+        sa_family: libc::sa_family_t::try_from(libc::AF_UNSPEC).map_err(io::Error::other)?,
+        sa_data: [0; 14],
+    };
+    let len = libc::socklen_t::try_from(size_of_val(&nobody)).map_err(io::Error::other)?;
+    // SAFETY: `nobody` is a local of `len` octets that outlives the call, which only reads it.
+    if unsafe { libc::connect(fd, &raw const nobody, len) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    connect(fd, &SockaddrStorage::from(to))?;
+    let local = getsockname::<SockaddrStorage>(fd)?;
+    let v4 = local.as_sockaddr_in().map(|local| IpAddr::V4(local.ip()));
+    v4.or_else(|| local.as_sockaddr_in6().map(|local| IpAddr::V6(local.ip())))
+        .ok_or_else(|| io::ErrorKind::InvalidInput.into())
 }
 
 /// The MTU, in octets of IP, of the path of a connected socket as far as it is known: `IP_MTU`,
@@ -214,6 +238,26 @@ mod tests {
                     assert_eq!((hops, class), (7, 0xb9), "{at} {segment:?}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn the_source_towards_one_far_side_says_nothing_of_the_next() {
+        for (at, v4) in [("127.0.0.1:0", true), ("[::1]:0", false)] {
+            let any = if v4 { "0.0.0.0:0" } else { "[::]:0" };
+            let probe = UdpSocket::bind(any).expect("a family of the host's");
+            let port = probe.local_addr().expect("bound").port();
+            let to: SocketAddr = at.parse().expect("an address");
+            for _ in 0..2 {
+                let to = SocketAddr::new(to.ip(), 9);
+                assert_eq!(source_towards(&probe, to).expect("a loopback"), to.ip());
+            }
+            if v4 {
+                let other = "127.0.0.2:9".parse().expect("an address");
+                let source = source_towards(&probe, other).expect("a loopback");
+                assert_eq!(source, other.ip(), "not the one before");
+            }
+            assert_eq!(probe.local_addr().expect("bound").port(), port, "one port for all");
         }
     }
 

@@ -5,7 +5,9 @@
 //! identifier. Any worker may send on a mapping's socket; the worker that made it reads it.
 
 use std::collections::VecDeque;
+use std::io;
 use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -13,17 +15,19 @@ use datapath::{DropReason, IcmpError, Packet, PortId, Received};
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use nat::{Conntrack, Direction, Entry, Filtering, Protocol, TransportAddr, Tuple, Zone};
-use netns::datagram::Along;
+use netns::datagram::{Along, source_towards};
 use nix::errno::Errno;
 use smoltcp::time::Instant;
 
+use crate::claims::Claim;
 use crate::context::{Context, Readiness};
 use crate::deliver::{self, Datagram, Inlet};
 use crate::errors;
 use crate::key::{Arena, Key, Kind, account};
 use crate::mapping::Mapping;
 use crate::outlet::{self, Outlet, Trouble};
-use crate::quote;
+use crate::ports::Wanted;
+use crate::quote::Quoted;
 use crate::shared::Shared;
 use crate::socket;
 use crate::train::{Load, Train};
@@ -47,6 +51,8 @@ pub(crate) struct Datagrams {
     backlog: VecDeque<(Zone, Key)>,
     inlet: Inlet,
     train: Train<(Arc<Mapping>, Arc<Entry>)>,
+    /// Sockets that are asked for the host's routes, one of each family once it is needed.
+    probes: [Option<UdpSocket>; 2],
 }
 
 impl Datagrams {
@@ -59,6 +65,7 @@ impl Datagrams {
             backlog: VecDeque::new(),
             inlet: Inlet::default(),
             train: Train::default(),
+            probes: [None, None],
         }
     }
 
@@ -172,7 +179,7 @@ impl Datagrams {
             if let Some(entry) = conntrack.entry(mapping.zone(), tuple) {
                 return Ok((mapping, entry));
             }
-            match Self::join(&mapping, tuple, &conntrack, ctx.now) {
+            match self.join(&mapping, tuple, &conntrack, ctx.now) {
                 Join::Entered(entry) => return Ok((mapping, entry)),
                 Join::Closing => self.forget(&mapping),
                 Join::Refused => break,
@@ -200,13 +207,10 @@ impl Datagrams {
             return Err(DropReason::FlowLimit);
         };
         let opened = match tuple.protocol {
-            Protocol::Udp => {
-                let ports = self.shared.ports.candidates(owner.0, owner.1, tuple.src.port);
-                socket::udp(tuple.src.addr, ports)
-            }
-            _ => socket::ping(SocketAddr::from(tuple.src)),
+            Protocol::Udp => self.open_udp(owner, tuple.src),
+            _ => socket::ping(SocketAddr::from(tuple.src)).map(|(fd, id)| (fd, id, None)),
         };
-        let (fd, outside_port) = opened.map_err(|_| {
+        let (fd, outside_port, claim) = opened.map_err(|_| {
             ctx.dp.tell(received, packet, IcmpError::AdminProhibited, ctx.now, ctx.out);
             match tuple.protocol {
                 Protocol::Udp => DropReason::NoSocket,
@@ -217,7 +221,7 @@ impl Datagrams {
         let arena = self.arena(Some(kind));
         let key = arena.next_key();
         let inside = (tuple.protocol, tuple.src);
-        let outside = (Outlet::new(fd), outside_port);
+        let outside = (Outlet::new(fd), outside_port, claim);
         let mapping = Arc::new(Mapping::new(key, inside, outside, lease));
         arena.insert(Arc::clone(&mapping));
         let raw = mapping.outlet.raw_fd();
@@ -234,10 +238,34 @@ impl Datagrams {
         Ok(Arc::clone(&held))
     }
 
+    /// A socket for a container's inside address and port: by the outside port it should have, or else by
+    /// whichever the kernel gives.
+    fn open_udp(
+        &self,
+        (zone, port): (Zone, PortId),
+        inside: TransportAddr,
+    ) -> io::Result<(OwnedFd, u16, Option<Claim>)> {
+        let wanted = Wanted { zone, port, protocol: Protocol::Udp, inside };
+        let fd = socket::udp(inside.addr)?;
+        let ports = &self.shared.ports;
+        let found = ports.find(wanted, |port| socket::bind_port(&fd, inside.addr, port))?;
+        if let Some((bound, claim)) = found {
+            return Ok((fd, bound, Some(claim)));
+        }
+        let any = socket::bind_port(&fd, inside.addr, 0)?.ok_or(Errno::EADDRINUSE)?;
+        Ok((fd, any, ports.note(wanted, any)))
+    }
+
     /// Enters a new far side in conntrack and in its mapping.
-    fn join(mapping: &Mapping, tuple: Tuple, conntrack: &Conntrack, now: Instant) -> Join {
+    fn join(
+        &mut self,
+        mapping: &Mapping,
+        tuple: Tuple,
+        conntrack: &Conntrack,
+        now: Instant,
+    ) -> Join {
         let known = mapping.flows().towards(tuple.dst.addr).map(|entry| entry.reply.dst);
-        let local = known.unwrap_or_else(|| Self::local_towards(mapping, tuple.dst.into()));
+        let local = known.unwrap_or_else(|| self.local_towards(mapping, tuple.dst.into()));
         let mut flows = mapping.flows();
         if flows.closed() {
             return Join::Closing;
@@ -258,15 +286,17 @@ impl Datagrams {
         Join::Entered(entry)
     }
 
-    /// The address the host sends from towards `to`: what a connected socket would say.
-    fn local_towards(mapping: &Mapping, to: SocketAddr) -> TransportAddr {
+    /// The address the host sends from towards `to`: what a connected socket would say. Only listings show
+    /// it, so that it may be older than the host's routes.
+    fn local_towards(&mut self, mapping: &Mapping, to: SocketAddr) -> TransportAddr {
         let unspecified = socket::unspecified(to.ip());
-        let routed = UdpSocket::bind((unspecified, 0)).and_then(|probe| {
-            probe.connect(SocketAddr::new(to.ip(), to.port().max(1)))?;
-            probe.local_addr()
-        });
-        let addr = routed.map_or(unspecified, |addr| addr.ip());
-        TransportAddr::new(addr, mapping.outside_port)
+        let probe = &mut self.probes[usize::from(to.is_ipv6())];
+        if probe.is_none() {
+            *probe = UdpSocket::bind((unspecified, 0)).ok();
+        }
+        let to = SocketAddr::new(to.ip(), to.port().max(1));
+        let known = probe.as_ref().and_then(|probe| source_towards(probe, to).ok());
+        TransportAddr::new(known.unwrap_or(unspecified), mapping.outside_port)
     }
 
     /// A mapping's socket has datagrams or errors.
@@ -366,13 +396,20 @@ impl Datagrams {
             let (Some(dst), Some(what)) = (error.dst, error.as_icmp_for(mapping.protocol)) else {
                 continue;
             };
-            let rest = match mapping.protocol {
-                Protocol::Udp => quote::datagram(error.len),
-                _ => [0, 0, error.head[6], error.head[7]],
+            let (src, dst) = (mapping.inside, TransportAddr::from(dst));
+            let quoted = match mapping.protocol {
+                Protocol::Udp => Quoted::datagram(src, dst, (&error.payload, error.payload.len())),
+                protocol => Quoted::echo(protocol, src, dst, &error.payload),
             };
-            let quoted = quote::packet(mapping.protocol, mapping.inside, dst.into(), &rest);
             let to = mapping.inside.addr;
-            ctx.dp.tell_about(to, error.offender, what, &quoted, ctx.now, ctx.out);
+            ctx.dp.tell_about(
+                to,
+                error.offender,
+                what,
+                &quoted.when(what).packet(),
+                ctx.now,
+                ctx.out,
+            );
         }
     }
 
@@ -456,7 +493,7 @@ pub(crate) fn tell_failed(
     ctx: &mut Context<'_>,
 ) {
     if let Some(what) = outlet::as_icmp(errno, to, ctx.dp.config().mtu.0) {
-        let quoted = quote::packet(tuple.protocol, tuple.src, tuple.dst, &quote::datagram(len));
+        let quoted = Quoted::datagram(tuple.src, tuple.dst, (&[], len)).packet();
         ctx.dp.tell_about(tuple.src.addr, None, what, &quoted, ctx.now, ctx.out);
     }
 }

@@ -14,11 +14,14 @@ use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg};
 
 use crate::socket;
 
+/// Octets of a packet an error brings back at most (RFC 4443 §2.4 (c)).
+const MAX_QUOTED: usize = 1280;
+
 /// Messages read from an error queue at once.
 const MAX_MESSAGES: usize = 32;
 
 /// One message of a socket's error queue.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct HostError {
     pub(crate) errno: i32,
     origin: u8,
@@ -29,10 +32,10 @@ pub(crate) struct HostError {
     pub(crate) offender: Option<IpAddr>,
     /// Whom the datagram was for.
     pub(crate) dst: Option<SocketAddr>,
-    /// Octets of the datagram's payload that came back, at most 512.
-    pub(crate) len: usize,
-    /// The payload's first octets.
-    pub(crate) head: [u8; 8],
+    /// The host's address it was sent from, where the socket tells.
+    pub(crate) local: Option<IpAddr>,
+    /// What came back of it, from behind its UDP header on; of other protocols, from their header on.
+    pub(crate) payload: Vec<u8>,
 }
 
 impl HostError {
@@ -76,6 +79,7 @@ pub(crate) fn icmp_for(errno: Errno) -> Option<IcmpError> {
         Errno::ENETUNREACH | Errno::EADDRNOTAVAIL | Errno::EAFNOSUPPORT => Some(IcmpError::NoRoute),
         Errno::EACCES
         | Errno::EPERM
+        | Errno::EADDRINUSE
         | Errno::EMFILE
         | Errno::ENFILE
         | Errno::ENOBUFS
@@ -90,37 +94,50 @@ pub(crate) fn read(fd: &impl AsRawFd) -> impl Iterator<Item = HostError> {
 }
 
 fn read_one(fd: i32) -> Option<HostError> {
-    let mut head = [0; 512];
-    let mut control =
-        nix::cmsg_space!([libc::sock_extended_err; 1], [libc::sockaddr_in6; 2], [i32; 4]);
-    let mut slices = [std::io::IoSliceMut::new(&mut head)];
+    let mut payload = vec![0; MAX_QUOTED];
+    let mut control = nix::cmsg_space!(
+        [libc::sock_extended_err; 1],
+        [libc::sockaddr_in6; 2],
+        [i32; 4],
+        libc::in6_pktinfo
+    );
+    let mut slices = [std::io::IoSliceMut::new(&mut payload)];
     let flags = MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT;
     let message = recvmsg::<SockaddrStorage>(fd, &mut slices, Some(&mut control), flags).ok()?;
     let dst = message.address.as_ref().and_then(socket::to_std);
     let len = message.bytes;
-    let (error, offender) = message.cmsgs().ok()?.find_map(|control| match control {
-        ControlMessageOwned::Ipv4RecvErr(error, from) => {
-            let offender = from.map(|from| IpAddr::from(from.sin_addr.s_addr.to_ne_bytes()));
-            Some((error, offender))
+    let (mut told, mut local) = (None, None);
+    for control in message.cmsgs().ok()? {
+        match control {
+            ControlMessageOwned::Ipv4RecvErr(error, from) => {
+                let offender = from.map(|from| IpAddr::from(from.sin_addr.s_addr.to_ne_bytes()));
+                told = Some((error, offender));
+            }
+            ControlMessageOwned::Ipv6RecvErr(error, from) => {
+                told = Some((error, from.map(|from| IpAddr::from(from.sin6_addr.s6_addr))));
+            }
+            // Whom the error was sent to, which is who sent the datagram.
+            ControlMessageOwned::Ipv4PacketInfo(info) => {
+                local = Some(IpAddr::from(info.ipi_addr.s_addr.to_ne_bytes()));
+            }
+            ControlMessageOwned::Ipv6PacketInfo(info) => {
+                local = Some(IpAddr::from(info.ipi6_addr.s6_addr));
+            }
+            _ => {}
         }
-        ControlMessageOwned::Ipv6RecvErr(error, from) => {
-            let offender = from.map(|from| IpAddr::from(from.sin6_addr.s6_addr));
-            Some((error, offender))
-        }
-        _ => None,
-    })?;
-    let mut first = [0; 8];
-    let copied = len.min(8);
-    first[..copied].copy_from_slice(&head[..copied]);
+    }
+    let (error, offender) = told?;
+    payload.truncate(len);
     Some(HostError {
         errno: i32::try_from(error.ee_errno).unwrap_or(libc::EIO),
         origin: error.ee_origin,
         kind: error.ee_type,
         code: error.ee_code,
         info: error.ee_info,
-        offender: offender.filter(|addr| !addr.is_unspecified()),
+        // A host that speaks to itself has no address a container could know it by.
+        offender: offender.filter(|addr| !addr.is_unspecified() && !addr.is_loopback()),
         dst,
-        len,
-        head: first,
+        local,
+        payload,
     })
 }

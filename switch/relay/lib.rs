@@ -9,6 +9,7 @@
 
 #![forbid(unsafe_code)]
 
+mod claims;
 mod context;
 mod datagram;
 mod deliver;

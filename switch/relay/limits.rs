@@ -51,6 +51,11 @@ impl Limits {
         Some(Lease { limits: Arc::clone(self), zone, port })
     }
 
+    /// The most flows one port may have.
+    pub(crate) const fn most_of_one(&self) -> usize {
+        self.max_per_port
+    }
+
     /// Room for `octets` more waiting octets of that port's flows.
     fn reserve(&self, zone: Zone, port: PortId, octets: usize) -> bool {
         let mut held = self.pending.entry((zone, port)).or_default();

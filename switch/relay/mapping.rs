@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use datapath::PortId;
 use nat::{Entry, Protocol, TransportAddr, Zone};
 
+use crate::claims::Claim;
 use crate::key::Key;
 use crate::limits::Lease;
 use crate::outlet::Outlet;
@@ -22,6 +23,8 @@ pub(crate) struct Mapping {
     flows: Mutex<Flows>,
     /// Its place; knows whose it is.
     lease: Lease,
+    /// Its outside port is nobody else's.
+    _claim: Option<Claim>,
 }
 
 /// The far sides a mapping speaks to.
@@ -36,7 +39,7 @@ impl Mapping {
     pub(crate) fn new(
         key: Key,
         (protocol, inside): (Protocol, TransportAddr),
-        (outlet, outside_port): (Outlet, u16),
+        (outlet, outside_port, claim): (Outlet, u16, Option<Claim>),
         lease: Lease,
     ) -> Self {
         Self {
@@ -47,6 +50,7 @@ impl Mapping {
             outlet,
             flows: Mutex::new(Flows { entries: Some(Vec::new()) }),
             lease,
+            _claim: claim,
         }
     }
 
@@ -82,6 +86,9 @@ impl Flows {
         let Some(entries) = &mut self.entries else { return };
         let far = entry.original.dst;
         let at = entries.partition_point(|held| held.original.dst < far);
+        if entries.is_empty() {
+            entries.reserve_exact(1); // Most mappings speak to one.
+        }
         entries.insert(at, entry);
     }
 
@@ -118,8 +125,7 @@ mod tests {
     fn an_idle_udp_flow_takes_at_most_512_octets() {
         const COUNTS: usize = 2 * size_of::<usize>();
         let mapping = COUNTS + size_of::<Mapping>();
-        // A vector of pointers begins with room for four.
-        let flows = 4 * size_of::<Arc<Entry>>();
+        let flows = size_of::<Arc<Entry>>();
         // A slab has a tag for each place, and doubles.
         let arena = 2 * size_of::<(usize, u16, Arc<Mapping>)>();
         let name = slot::<((Zone, Protocol, TransportAddr), Arc<Mapping>)>();

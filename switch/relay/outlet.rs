@@ -4,6 +4,7 @@
 //! the socket (`IP_MTU_DISCOVER`, ip(7)): that is set under a lock which every sender holds, so that no
 //! datagram leaves under another one's setting.
 
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -12,6 +13,7 @@ use std::sync::{PoisonError, RwLock};
 use datapath::IcmpError;
 use netns::datagram::{Along, send_datagrams, set_may_fragment};
 use nix::errno::Errno;
+use nix::libc;
 
 use crate::train::Head;
 use crate::{errors, socket};
@@ -57,7 +59,14 @@ impl Outlet {
         along: &Along,
         may_fragment: bool,
     ) -> Result<(), Errno> {
-        let send = || send_datagrams(&self.fd, to, payload, along);
+        let send = || match send_datagrams(&self.fd, to, payload, along) {
+            // The address is the host's no more (`ip_route_output_key_hash_rcu`, `ip6_datagram_send_ctl`): whoever
+            // still hears the answer hears it from another.
+            Err(error) if along.source.is_some() && is_about_source(&error) => {
+                send_datagrams(&self.fd, to, payload, &Along { source: None, ..*along })
+            }
+            sent => sent,
+        };
         // Nothing that can panic runs under this lock.
         let held = self.may_fragment.read().unwrap_or_else(PoisonError::into_inner);
         let sent = if *held == Some(may_fragment) {
@@ -89,6 +98,7 @@ impl Outlet {
         };
         for share in shares(payload, head.share()) {
             let segment = u16::try_from(head.size).ok().filter(|_| share.len() > head.size);
+            let mut about_trains = false;
             let as_train = segment.filter(|_| !self.one_by_one.load(Relaxed));
             if segment.is_some() == as_train.is_some() {
                 let along = Along { segment: as_train, ..along };
@@ -101,7 +111,7 @@ impl Outlet {
                     Ok(()) => continue,
                     Err(errno) if as_train.is_some() && is_about_trains(errno) => {
                         // One too long for the path is so for a train on it, too, and others are not.
-                        self.one_by_one.fetch_or(errno != Errno::EMSGSIZE, Relaxed);
+                        about_trains = errno != Errno::EMSGSIZE;
                     }
                     Err(errno) => {
                         shares(share, head.size)
@@ -111,8 +121,10 @@ impl Outlet {
                 }
             }
             for datagram in shares(share, head.size) {
-                if let Err(errno) = self.send(to, datagram, &along, head.may_fragment) {
-                    tell(Trouble::Failed(errno, datagram.len()));
+                match self.send(to, datagram, &along, head.may_fragment) {
+                    Ok(()) if about_trains => self.one_by_one.store(true, Relaxed),
+                    Ok(()) => {}
+                    Err(errno) => tell(Trouble::Failed(errno, datagram.len())),
                 }
             }
         }
@@ -132,6 +144,11 @@ fn shares(octets: &[u8], len: usize) -> impl Iterator<Item = &[u8]> {
 /// Whether an error may be what became of an earlier datagram, and not be about room.
 const fn is_perhaps_of_an_earlier_one(errno: Errno) -> bool {
     !matches!(errno, Errno::EAGAIN | Errno::ENOBUFS)
+}
+
+/// Whether a datagram may leave from another address.
+fn is_about_source(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EADDRNOTAVAIL))
 }
 
 /// Whether a train may leave in another form: the kernel knows no trains, the device makes no checksums,

@@ -1,20 +1,25 @@
-//! Which outside port a UDP mapping takes.
+//! Which outside port an inside one takes.
 //!
 //! RFC 4787 §4.2 wants the inside port kept; the host's own services come first. So the inside port is
 //! kept only where the host itself would give it away (`ip_local_port_range` and
 //! `ip_local_reserved_ports` in `Documentation/networking/ip-sysctl.rst`), and never below 1024. Else the
 //! port follows from the container and its port alone: both families of one inside port come to the same
-//! one, of the same parity (REQ-2 to REQ-4), which nobody outside can guess (RFC 6888 REQ-15).
+//! one, of the same parity (REQ-2 to REQ-4), which nobody outside can guess (RFC 6888 REQ-15). TCP is as
+//! UDP here (RFC 5382 REQ-1, REQ-7).
 
-use std::fs;
 use std::hash::{BuildHasher, RandomState};
 use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::{fs, io};
 
 use datapath::PortId;
-use nat::Zone;
+use nat::{Protocol, TransportAddr, Zone};
+use smoltcp::time::Instant;
 
-/// Ports tried before the kernel is asked for any.
-const ATTEMPTS: u16 = 8;
+use crate::claims::{Claim, Claims, Holder};
+
+/// Ports tried beside the inside one.
+const ATTEMPTS: u64 = 64;
 
 /// The lowest port that is ever taken: those below are services' (RFC 6335 §6).
 const LOWEST: u16 = 1024;
@@ -28,6 +33,17 @@ pub(crate) struct Ports {
     range: RangeInclusive<u16>,
     reserved: Vec<RangeInclusive<u16>>,
     secret: RandomState,
+    /// Of TCP and UDP, for each IPv4 and IPv6.
+    claims: [[Arc<Claims>; 2]; 2],
+}
+
+/// Whose port is looked for: a container's, of a protocol and family.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wanted {
+    pub(crate) zone: Zone,
+    pub(crate) port: PortId,
+    pub(crate) protocol: Protocol,
+    pub(crate) inside: TransportAddr,
 }
 
 impl Ports {
@@ -53,7 +69,13 @@ impl Ports {
             let (low, high) = part.split_once('-').unwrap_or((part, part));
             Some(low.parse().ok()?..=high.parse().ok()?)
         });
-        Self { range, reserved: reserved.collect(), secret: RandomState::new() }
+        Self {
+            range,
+            reserved: reserved.collect(),
+            secret: RandomState::new(),
+            claims: [Protocol::Tcp, Protocol::Udp]
+                .map(|protocol| [(); 2].map(|()| Arc::new(Claims::new(protocol)))),
+        }
     }
 
     /// Whether the host itself gives this port to whoever asks for any.
@@ -61,24 +83,62 @@ impl Ports {
         self.range.contains(&port) && !self.reserved.iter().any(|range| range.contains(&port))
     }
 
-    /// The ports to try for an inside port of a container, best first; 0, for any, comes last.
-    pub(crate) fn candidates(
+    /// Takes note of the time.
+    pub(crate) fn tick(&self, now: Instant) {
+        self.claims.iter().flatten().for_each(|claims| claims.tick(now));
+    }
+
+    /// Looks for an outside port, best first, and has `take` take it: nothing, if somebody else on the host
+    /// has it. `None` if there is none to be had.
+    ///
+    /// # Errors
+    ///
+    /// As `take` says; then no other is tried.
+    pub(crate) fn find<T>(
         &self,
-        zone: Zone,
-        port: PortId,
-        inside: u16,
-    ) -> impl Iterator<Item = u16> {
+        wanted: Wanted,
+        mut take: impl FnMut(u16) -> io::Result<Option<T>>,
+    ) -> io::Result<Option<(T, Claim)>> {
+        let Wanted { zone, port, inside, .. } = wanted;
+        let claims = self.claims_of(wanted);
+        let holder = Holder::new(zone, port, inside.port);
+        let candidates = || self.candidates(zone, port, inside.port);
+        // What it has already, whichever that was at the time; only then another.
+        let held = candidates().find(|candidate| claims.is_of(*candidate, holder));
+        for candidate in held.into_iter().chain(candidates()) {
+            let Some(claim) = claims.claim(candidate, holder) else { continue };
+            if let Some(taken) = take(candidate)? {
+                return Ok(Some((taken, claim)));
+            }
+        }
+        Ok(None)
+    }
+
+    fn claims_of(&self, wanted: Wanted) -> &Arc<Claims> {
+        let protocol = usize::from(wanted.protocol == Protocol::Udp);
+        &self.claims[protocol][usize::from(wanted.inside.addr.is_ipv6())]
+    }
+
+    /// Takes note of a port the kernel chose, unless it is held for somebody.
+    pub(crate) fn note(&self, wanted: Wanted, port: u16) -> Option<Claim> {
+        let holder = Holder::new(wanted.zone, wanted.port, wanted.inside.port);
+        self.claims_of(wanted).claim(port, holder)
+    }
+
+    /// The ports to try for an inside port of a container, best first.
+    fn candidates(&self, zone: Zone, port: PortId, inside: u16) -> impl Iterator<Item = u16> {
         let (low, high) = (u64::from(*self.range.start()), u64::from(*self.range.end()));
-        let others = (0..ATTEMPTS).filter_map(move |attempt| {
-            let word = self.secret.hash_one((zone, port, inside, attempt));
-            let any = low + word % (high - low + 1);
+        let mut word = self.secret.hash_one((zone, port, inside)) | 1;
+        let others = (0..ATTEMPTS).filter_map(move |_| {
+            // xorshift64 (Marsaglia 2003): from one number that cannot be guessed, as many as are wanted.
+            word ^= word << 13;
+            word ^= word >> 7;
+            word ^= word << 17;
+            let any = low + (word >> 16) % (high - low + 1);
             // Its neighbour, where the parity differs.
             u16::try_from(any ^ (any ^ u64::from(inside)) & 1).ok()
         });
-        std::iter::once(inside)
-            .chain(others)
-            .filter(|port| self.may_take(*port))
-            .chain(std::iter::once(0))
+        std::iter::once(inside).chain(others).filter(|port| self.may_take(*port))
     }
 }
 
@@ -108,8 +168,7 @@ mod tests {
         ] {
             let tried = candidates(&ports, inside);
             assert_eq!(tried[0] == inside, kept, "{inside}");
-            assert_eq!(tried.last(), Some(&0));
-            assert!(tried[..tried.len() - 1].iter().all(|port| ports.may_take(*port)));
+            assert!(tried.iter().all(|port| ports.may_take(*port)));
         }
     }
 
@@ -127,9 +186,35 @@ mod tests {
             let tried = candidates(&ports, inside);
             assert_eq!(tried, candidates(&ports, inside));
             assert!(tried.len() > 2, "{tried:?}");
-            assert!(tried[..tried.len() - 1].iter().all(|port| port % 2 == inside % 2));
+            assert!(tried.iter().all(|port| port % 2 == inside % 2));
         }
         let (one, other) = (candidates(&ports, 5004), candidates(&Ports::new("", ""), 5004));
         assert_ne!(one, other, "nobody can guess them");
+    }
+
+    /// RFC 4787 REQ-3, RFC 5382 REQ-7: whoever comes later goes elsewhere, and stays there.
+    #[test]
+    fn one_outside_port_is_one_inside_ports_and_stays_so() {
+        let ports = Ports::new("", "");
+        let wanted = |port| Wanted {
+            zone: Zone(1),
+            port: PortId(port),
+            protocol: Protocol::Tcp,
+            inside: TransportAddr::new([192, 0, 2, 1].into(), 40_000),
+        };
+        let find = |port| ports.find(wanted(port), |port| Ok(Some(port))).unwrap().unwrap();
+        let (first, held) = find(1);
+        let (second, other) = find(2);
+        assert_eq!(first, 40_000);
+        assert_ne!(second, first);
+        let again = find(2);
+        assert_eq!(again.0, second);
+        drop((held, other, again));
+        ports.tick(Instant::from_secs(1000));
+        assert_eq!(find(2).0, second, "though the first could be had again");
+        let refused = ports.find(wanted(3), |_| Ok(None::<u16>)).unwrap();
+        assert!(refused.is_none());
+        let error = ports.find(wanted(3), |_| Err::<Option<u16>, _>(io::ErrorKind::Other.into()));
+        assert!(error.is_err());
     }
 }

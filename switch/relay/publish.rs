@@ -18,12 +18,14 @@ use nat::{Conntrack, Direction, Entry, InsertError, Protocol, TransportAddr, Tup
 use nix::errno::Errno;
 use smoltcp::time::Instant;
 
-use crate::context::Context;
+use crate::context::{Context, Readiness};
 use crate::datagram::tell_failed;
 use crate::deliver::{self, Datagram, Inlet};
+use crate::errors;
 use crate::key::{Arena, Key, Kind, account};
 use crate::outlet::Trouble;
 use crate::published::{Publication, Published, Socket, TcpPublished, UdpPublished};
+use crate::quote::Quoted;
 use crate::shared::Shared;
 use crate::socket;
 use crate::splice::Splices;
@@ -201,8 +203,11 @@ impl Publisher {
     }
 
     /// Takes waiting datagrams.
-    pub(crate) fn inbound(&mut self, key: Key, ctx: &mut Context<'_>) {
+    pub(crate) fn inbound(&mut self, key: Key, readiness: Readiness, ctx: &mut Context<'_>) {
         let Some(published) = self.udp.get(key).map(Arc::clone) else { return };
+        if readiness.hung_up {
+            take_errors(&published, ctx);
+        }
         self.inlet.begin();
         let mut taken = 0;
         while taken < SHARE && ctx.out.built_octets() < datapath::outbox::ARENA_TARGET {
@@ -212,7 +217,10 @@ impl Publisher {
                     self.hand_on(key, &published, &datagram, ctx);
                 }
                 Err(Errno::EAGAIN) => return,
-                Err(_) => taken += 1,
+                Err(_) => {
+                    taken += 1;
+                    take_errors(&published, ctx);
+                }
             }
         }
         if let Some(datagram) = self.inlet.take_ahead() {
@@ -270,8 +278,9 @@ impl Publisher {
             to.set_scope_id(scope);
         }
         let source = Some((entry.original.dst.addr, scope));
-        published.outlet.send_train(to, (&head, payload), source, |trouble| {
-            if let Trouble::Failed(errno, len) = trouble {
+        published.outlet.send_train(to, (&head, payload), source, |trouble| match trouble {
+            Trouble::Earlier => take_errors(published, ctx),
+            Trouble::Failed(errno, len) => {
                 ctx.dp.gateway_counters().not_sent(DropReason::HostSendFailed);
                 tell_failed(errno, head.tuple, to, len, ctx);
             }
@@ -313,6 +322,29 @@ fn turn_away(spare: &mut Option<File>, listener: &TcpListener) -> bool {
 
 fn is_passing(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted)
+}
+
+/// Tells the container what became of its answers (RFC 5508 REQ-4). A message about a client it has none
+/// for any more is nobody's.
+fn take_errors(published: &UdpPublished, ctx: &mut Context<'_>) {
+    let listen = published.publication.listen;
+    for error in errors::read(&published.outlet.fd).filter(|error| !error.is_refusal()) {
+        let (Some(client), Some(what)) = (error.dst, error.as_icmp_for(Protocol::Udp)) else {
+            continue;
+        };
+        let used = TransportAddr::new(error.local.unwrap_or(listen.ip()), listen.port());
+        let original = Tuple::new(Protocol::Udp, client.into(), used);
+        let Some(entry) = ctx.dp.network().conntrack.entry(ctx.zone(), original) else { continue };
+        let (inside, outside) = (entry.reply.src, entry.reply.dst);
+        // Whom the container knows by another address speaks by that.
+        let offender = error.offender.map(|offender| match offender == client.ip() {
+            true => outside.addr,
+            false => offender,
+        });
+        let payload = (&error.payload[..], error.payload.len());
+        let quoted = Quoted::datagram(inside, outside, payload).when(what).packet();
+        ctx.dp.tell_about(inside.addr, offender, what, &quoted, ctx.now, ctx.out);
+    }
 }
 
 /// Gives a client's datagram to the container.

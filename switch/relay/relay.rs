@@ -163,7 +163,7 @@ impl Relay {
             }
             Some(Kind::UdpListener) => {
                 self.next_sweep.get_or_insert(ctx.now + SWEEP);
-                self.publisher.inbound(key, ctx);
+                self.publisher.inbound(key, readiness, ctx);
             }
             Some(Kind::SpliceClient | Kind::SpliceInside) => {
                 if let Some(client) = self.splices.ready(key, readiness, ctx) {
@@ -257,8 +257,10 @@ impl Relay {
         }
     }
 
-    /// Forgets silent datagram flows, if it is time. Does nothing early.
+    /// Forgets silent datagram flows, if it is time. Call it once a turn: it takes note of the time, and does
+    /// nothing else early.
     pub fn sweep(&mut self, conntrack: &nat::Conntrack, now: Instant) {
+        self.shared.ports.tick(now);
         if self.next_sweep.is_some_and(|next| next <= now) {
             let mut pieces = self.shared.pieces();
             pieces.expire(now);

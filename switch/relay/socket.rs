@@ -30,16 +30,41 @@ pub(crate) fn want_errors(fd: &impl AsFd, v4: bool, wanted: bool) -> io::Result<
     Ok(())
 }
 
-/// Begins to connect to `to`. ICMP errors end the attempt at once and stay readable.
-pub(crate) fn connect(to: SocketAddr) -> io::Result<TcpStream> {
-    let fd = new(to.ip(), SockType::Stream, None)?;
+/// A TCP socket to connect to somebody of `to`'s family. ICMP errors end the attempt at once and stay
+/// readable. It may share its port with others that lead elsewhere.
+pub(crate) fn tcp(to: IpAddr) -> io::Result<TcpStream> {
+    let fd = new(to, SockType::Stream, None)?;
     want_errors(&fd, to.is_ipv4(), true)?;
-    let stream = TcpStream::from(fd);
-    prepare_stream(&stream)?;
+    socket::setsockopt(&fd, sockopt::ReuseAddr, &true)?;
+    prepare_stream(&fd)?;
+    Ok(TcpStream::from(fd))
+}
+
+/// Begins to connect a socket to `to`.
+pub(crate) fn connect(stream: &TcpStream, to: SocketAddr) -> Result<(), Errno> {
     match socket::connect(stream.as_raw_fd(), &SockaddrStorage::from(to)) {
-        Ok(()) | Err(Errno::EINPROGRESS) => Ok(stream),
-        Err(errno) => Err(errno.into()),
+        Err(Errno::EINPROGRESS) => Ok(()),
+        result => result,
     }
+}
+
+/// The TTL or hop limit of what a stream sends from now on.
+pub(crate) fn set_hop_limit(stream: &TcpStream, v4: bool, hops: u8) {
+    let hops = i32::from(hops);
+    // Refused only for what is no socket of that family.
+    let _ = match v4 {
+        true => socket::setsockopt(stream, sockopt::Ipv4Ttl, &hops),
+        false => socket::setsockopt(stream, sockopt::Ipv6Ttl, &hops),
+    };
+}
+
+/// The DSCP of what a stream sends from now on, as it stands in the traffic class; ECN is the kernel's own.
+pub(crate) fn set_traffic_class(stream: &TcpStream, v4: bool, class: u8) {
+    let class = i32::from(class & 0xfc);
+    let _ = match v4 {
+        true => socket::setsockopt(stream, sockopt::Ipv4Tos, &class),
+        false => socket::setsockopt(stream, sockopt::Ipv6TClass, &class),
+    };
 }
 
 /// What every TCP socket that carries a flow has: no delay of small segments (the container's own stack
@@ -82,28 +107,36 @@ pub(crate) fn listen_udp(addr: SocketAddr) -> io::Result<OwnedFd> {
     } else {
         socket::setsockopt(&fd, sockopt::Ipv4PacketInfo, &true)?;
     }
+    want_errors(&fd, addr.is_ipv4(), true)?;
     prepare_datagrams(&fd, addr.is_ipv4())?;
     want_trains(&fd);
     socket::bind(fd.as_raw_fd(), &SockaddrStorage::from(addr))?;
     Ok(fd)
 }
 
-/// An unconnected UDP socket of `inside`'s family, and the first of the port numbers it could have.
-pub(crate) fn udp(inside: IpAddr, ports: impl Iterator<Item = u16>) -> io::Result<(OwnedFd, u16)> {
+/// A UDP socket of `inside`'s family, unconnected and not bound yet.
+pub(crate) fn udp(inside: IpAddr) -> io::Result<OwnedFd> {
     let fd = new(inside, SockType::Datagram, None)?;
     want_errors(&fd, inside.is_ipv4(), true)?;
     prepare_datagrams(&fd, inside.is_ipv4())?;
     want_trains(&fd);
-    bind_first(fd, inside, ports)
+    Ok(fd)
 }
 
 /// A ping socket (icmp(7)) of `inside`'s family, with the same identifier if that is free.
 pub(crate) fn ping(inside: SocketAddr) -> io::Result<(OwnedFd, u16)> {
     let protocol = if inside.is_ipv4() { SockProtocol::Icmp } else { SockProtocol::IcmpV6 };
     let fd = new(inside.ip(), SockType::Datagram, Some(protocol))?;
+    // Such sockets are made to share an identifier (`inetsw_array`), and only one would hear the answers.
+    socket::setsockopt(&fd, sockopt::ReuseAddr, &false)?;
     want_errors(&fd, inside.is_ipv4(), true)?;
     prepare_datagrams(&fd, inside.is_ipv4())?;
-    bind_first(fd, inside.ip(), [inside.port(), 0].into_iter())
+    let like = inside.ip();
+    let identifier = match bind_port(&fd, like, inside.port())? {
+        Some(identifier) => Some(identifier),
+        None => bind_port(&fd, like, 0)?,
+    };
+    Ok((fd, identifier.ok_or(Errno::EADDRINUSE)?))
 }
 
 /// What every datagram socket tells of what it receives: TTL and traffic class (ip(7), ipv6(7)).
@@ -124,22 +157,18 @@ fn want_trains(fd: &OwnedFd) {
     let _ = socket::setsockopt(fd, sockopt::UdpGroSegment, &true);
 }
 
-fn bind_first(
-    fd: OwnedFd,
-    like: IpAddr,
-    mut ports: impl Iterator<Item = u16>,
-) -> io::Result<(OwnedFd, u16)> {
-    loop {
-        let port = ports.next().ok_or(Errno::EADDRINUSE)?;
-        let addr = SocketAddr::new(unspecified(like), port);
-        match socket::bind(fd.as_raw_fd(), &SockaddrStorage::from(addr)) {
-            Ok(()) => {
-                let bound = socket::getsockname::<SockaddrStorage>(fd.as_raw_fd())?;
-                return Ok((fd, to_std(&bound).map_or(port, |bound| bound.port())));
-            }
-            Err(Errno::EADDRINUSE | Errno::EACCES) => {}
-            Err(errno) => return Err(errno.into()),
+/// Binds to a port of any address of `like`'s family, 0 for whichever the kernel gives. `None` if it is
+/// not to be had; else the port.
+pub(crate) fn bind_port(fd: &impl AsRawFd, like: IpAddr, port: u16) -> io::Result<Option<u16>> {
+    let addr = SocketAddr::new(unspecified(like), port);
+    match socket::bind(fd.as_raw_fd(), &SockaddrStorage::from(addr)) {
+        Ok(()) if port != 0 => Ok(Some(port)),
+        Ok(()) => {
+            let bound = socket::getsockname::<SockaddrStorage>(fd.as_raw_fd())?;
+            Ok(to_std(&bound).map(|bound| bound.port()))
         }
+        Err(Errno::EADDRINUSE | Errno::EACCES) => Ok(None),
+        Err(errno) => Err(errno.into()),
     }
 }
 
@@ -194,7 +223,9 @@ mod tests {
     fn a_listeners_connections_have_what_every_flows_socket_has() {
         for addr in ["127.0.0.1:0", "[::1]:0"] {
             let listener = listen_tcp(addr.parse().unwrap()).unwrap();
-            let client = connect(listener.local_addr().unwrap()).unwrap();
+            let to = listener.local_addr().unwrap();
+            let client = tcp(to.ip()).unwrap();
+            connect(&client, to).unwrap();
             listener.set_nonblocking(false).unwrap();
             let (accepted, _) = listener.accept().unwrap();
             for stream in [client, accepted] {

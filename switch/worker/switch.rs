@@ -187,8 +187,8 @@ impl Switch {
     }
 
     /// Sets how the socket uplink's mappings and the flows of published ports behave in a network: who may
-    /// send to a mapping, and how long a silent flow lasts. Holds for those there are at once, and for
-    /// those to come; the network need not be there yet.
+    /// send to a mapping, and how long a silent flow lasts. Holds for those there are at once (for
+    /// an idle connection, from its next segment on) and for those to come; the network need not be there yet.
     pub fn set_policy(&self, id: NetworkId, policy: Policy) {
         self.shared.set_policy(Zone(id.0), policy);
     }

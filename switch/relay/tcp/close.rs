@@ -2,7 +2,7 @@
 
 use nat::TcpState;
 
-use super::flow::Flow;
+use super::flow::{Flow, Stage};
 use super::table::{RST_ACK, Tcp};
 use crate::context::Context;
 use crate::key::Key;
@@ -14,6 +14,9 @@ impl Tcp {
     pub(crate) fn take(&mut self, key: Key, ctx: &Context<'_>) -> Option<Box<Flow>> {
         let flow = self.flows.remove(key)?;
         ctx.dp.network().conntrack.remove(&flow.entry);
+        if flow.stage == Stage::Connecting {
+            self.attempts.ended((flow.zone(), flow.port()));
+        }
         Some(flow)
     }
 

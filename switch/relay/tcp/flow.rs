@@ -16,6 +16,7 @@ use super::receiving::Receiving;
 use super::segment::{Outgoing, Segment, SynOptions, WINDOW_SCALE};
 use super::sending::{MAX_PAYLOAD, Sending};
 use super::seq::Seq;
+use crate::claims::Claim;
 use crate::limits::Lease;
 
 /// Longest retransmission timeout (RFC 6298 §2.5).
@@ -60,7 +61,11 @@ pub(crate) struct Flow {
     pub(crate) entry: Arc<Entry>,
     pub(crate) lease: Lease,
     pub(crate) stream: TcpStream,
+    /// Its outside port is nobody else's; none for a client's, whose port is the published one.
+    _claim: Option<Claim>,
     pub(crate) stage: Stage,
+    /// The DSCP of what the host socket sends.
+    pub(crate) class: u8,
     pub(crate) snd: Sending,
     pub(crate) rcv: Receiving,
     /// The host socket may have something to read.
@@ -94,6 +99,7 @@ pub(crate) struct Birth {
     pub(crate) entry: Arc<Entry>,
     pub(crate) stream: TcpStream,
     pub(crate) lease: Lease,
+    pub(crate) claim: Option<Claim>,
     pub(crate) stage: Stage,
     /// Our initial sequence number (ISS).
     pub(crate) iss: Seq,
@@ -106,7 +112,9 @@ impl Flow {
             entry: birth.entry,
             lease: birth.lease,
             stream: birth.stream,
+            _claim: birth.claim,
             stage: birth.stage,
+            class: 0,
             snd: Sending::new(birth.iss),
             rcv: Receiving::new(),
             readable: false,

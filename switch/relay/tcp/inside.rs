@@ -6,11 +6,13 @@
 
 use datapath::{DropReason, Packet, Received};
 
+use super::dial::DSCP;
 use super::flow::Stage;
 use super::segment::{self, Segment};
 use super::table::{ACK, Tcp};
 use crate::context::Context;
 use crate::key::Key;
+use crate::socket;
 
 /// Acknowledged octets left in the host socket before they are worth a system call while others are in
 /// flight.
@@ -38,6 +40,10 @@ impl Tcp {
         let stage = flow.stage;
         if stage == Stage::Established {
             flow.note(flow.entry.from_inside, packet.ip_len(), segment.flags, ctx.now);
+            if packet.traffic_class & DSCP != flow.class {
+                flow.class = packet.traffic_class & DSCP;
+                socket::set_traffic_class(&flow.stream, packet.dst.is_ipv4(), flow.class);
+            }
             return self.while_established(key, &segment, payload, ctx);
         }
         // What a handshake does not take moves no state.

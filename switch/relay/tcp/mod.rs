@@ -1,7 +1,7 @@
 //! TCP through the socket uplink and published ports.
 //!
 //! Read `flow.rs` for what is kept and `table.rs` for where, then `sending.rs` and `receiving.rs` (the two
-//! sequence spaces, pure), `open.rs` (how flows begin), `handshake.rs` and `inside.rs` (segments from the
+//! sequence spaces, pure), `open.rs` and `dial.rs` (how flows begin), `handshake.rs` and `inside.rs` (segments from the
 //! container), `upstream.rs` (to the host socket), `outside.rs` (from it), `wait.rs` (deadlines), `close.rs`
 //! (how flows end).
 //!
@@ -12,8 +12,10 @@
 //! ```
 
 mod ahead;
+mod attempts;
 mod board;
 mod close;
+mod dial;
 mod flow;
 mod handshake;
 mod inside;

@@ -13,16 +13,19 @@ use mio::unix::SourceFd;
 use mio::{Interest, Token};
 use nat::{Direction, Entry, InsertError, Protocol, TcpState, TransportAddr, Tuple, Zone};
 use nix::errno::Errno;
+use nix::libc;
 use smoltcp::time::Instant;
 
+use super::dial::{DSCP, Dialled, dial};
 use super::flow::{Birth, Flow, Stage};
 use super::segment::{self, SynOptions, WINDOW_SCALE};
 use super::seq::Seq;
 use super::table::{RST_ACK, SYN, SYN_ACK, Tcp, own_mss};
 use crate::context::{Context, Readiness};
 use crate::errors;
-use crate::key::{Key, account};
-use crate::quote;
+use crate::key::{Arena, Key, account};
+use crate::limits::Lease;
+use crate::quote::Quoted;
 use crate::socket;
 
 /// Client ports tried when the container already has a flow from the client's own one.
@@ -39,6 +42,19 @@ pub(crate) struct Client {
     pub(crate) peer: SocketAddr,
     /// The host's address the client used.
     pub(crate) local: SocketAddr,
+}
+
+/// The part of a container's flows that may be attempts.
+const ATTEMPTS_SHARE: usize = 4;
+
+/// Whether a flow waits for its far side still.
+fn is_attempt(flows: &Arena<Box<Flow>>, key: Key) -> bool {
+    flows.get(key).is_some_and(|flow| flow.stage == Stage::Connecting)
+}
+
+/// Whether the host has no descriptor left.
+fn is_shortage(error: &std::io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
 
 impl Tcp {
@@ -59,12 +75,21 @@ impl Tcp {
             return Err(DropReason::NoFlow);
         }
         let zone = ctx.zone();
-        let Some(lease) = self.shared.limits.lease(zone, received.port) else {
+        let of = (zone, received.port);
+        let most = self.shared.limits.most_of_one() / ATTEMPTS_SHARE;
+        if self.attempts.live(of) >= most.max(1) {
+            self.give_way(of, ctx);
+        }
+        let Some(lease) = self.lease(of, ctx) else {
             ctx.dp.tell(received, packet, IcmpError::AdminProhibited, ctx.now, ctx.out);
             return Err(DropReason::FlowLimit);
         };
-        let stream = match socket::connect(tuple.dst.into()) {
-            Ok(stream) => stream,
+        let mut dialled = dial(&self.shared, of, tuple, packet);
+        if dialled.as_ref().is_err_and(is_shortage) && self.give_way(of, ctx) {
+            dialled = dial(&self.shared, of, tuple, packet);
+        }
+        let dialled = match dialled {
+            Ok(dialled) => dialled,
             Err(error) => {
                 let what = errors::icmp_for(Errno::try_from(error).unwrap_or(Errno::EIO));
                 match what {
@@ -75,7 +100,7 @@ impl Tcp {
             }
         };
         let key = self.flows.next_key();
-        let local = stream.local_addr().map_or(tuple.src, TransportAddr::from);
+        let Dialled { stream, local, claim } = dialled;
         let reply = Tuple::new(Protocol::Tcp, tuple.dst, local);
         let entry = Entry::new(zone, Direction::Original, tuple, reply, key.into(), ctx.now);
         let account = account(zone, received.port);
@@ -87,14 +112,33 @@ impl Tcp {
             entry,
             stream,
             lease,
+            claim: Some(claim),
             stage: Stage::Connecting,
             iss: self.initial_seq(tuple.src, tuple.dst, ctx.now),
             now: ctx.now,
         });
+        flow.class = packet.traffic_class & DSCP;
         let options = segment::syn_options(packet, received.frame);
         flow.synchronise(&syn, options, own_mss(ctx, tuple.src.addr.is_ipv6()));
         flow.note(Direction::Original, packet.ip_len(), syn.flags, ctx.now);
-        self.enter(flow, ctx).map(drop)
+        let key = self.enter(flow, ctx)?;
+        let flows = &self.flows;
+        self.attempts.add(of, key, |key| is_attempt(flows, key));
+        Ok(())
+    }
+
+    /// A place for one more flow of a container, which its own oldest attempt may have to make room for.
+    fn lease(&mut self, of: (Zone, PortId), ctx: &Context<'_>) -> Option<Lease> {
+        let lease = |tcp: &Self| tcp.shared.limits.lease(of.0, of.1);
+        lease(self).or_else(|| if self.give_way(of, ctx) { lease(self) } else { None })
+    }
+
+    /// Ends the container's attempt that is the oldest, if there is any. Nothing is told: whoever made it
+    /// may try again.
+    fn give_way(&mut self, of: (Zone, PortId), ctx: &Context<'_>) -> bool {
+        let flows = &self.flows;
+        let oldest = self.attempts.oldest(of, |key| is_attempt(flows, key));
+        oldest.is_some_and(|key| self.take(key, ctx).is_some())
     }
 
     /// A client of a published port: opens the inner connection from the client's own address.
@@ -118,6 +162,7 @@ impl Tcp {
             entry,
             stream,
             lease,
+            claim: None,
             stage: Stage::Opening,
             iss: self.initial_seq(inside, outside, ctx.now),
             now: ctx.now,
@@ -172,6 +217,7 @@ impl Tcp {
         49_152 + u16::try_from(word % 16_384).unwrap_or(0)
     }
 
+    /// Takes a flow in, and has its socket polled.
     fn enter(&mut self, flow: Flow, ctx: &Context<'_>) -> Result<Key, DropReason> {
         let fd = flow.stream.as_raw_fd();
         let key = self.flows.next_key();
@@ -212,6 +258,8 @@ impl Tcp {
                 let _ = socket::want_errors(&flow.stream, flow.outside().addr.is_ipv4(), false);
                 flow.stage = Stage::Accepting;
                 flow.attempts = 0;
+                let of = (flow.zone(), flow.port());
+                self.attempts.ended(of);
                 self.send_syn_ack(key, ctx);
             }
             Ok(Some(error)) | Err(error) => {
@@ -232,12 +280,9 @@ impl Tcp {
         flow.entry.set_state(TcpState::Close);
         match what {
             Some(what) if errno != Errno::ECONNREFUSED => {
-                let quoted = quote::packet(
-                    Protocol::Tcp,
-                    flow.inside(),
-                    flow.outside(),
-                    &quote::segment((flow.rcv.nxt - 1).0),
-                );
+                let seq = (flow.rcv.nxt - 1).0;
+                let quoted =
+                    Quoted::segment(flow.inside(), flow.outside(), seq).when(what).packet();
                 ctx.dp.tell_about(flow.inside().addr, from, what, &quoted, ctx.now, ctx.out);
             }
             _ => {

@@ -12,7 +12,7 @@ use datapath::{
 };
 use mio::event::Event;
 use mio::{Events, Poll};
-use nat::{Conntrack, Profile, TcpFlags, TransportAddr, Zone};
+use nat::{Conntrack, Profile, TcpFlags, Timeouts, TransportAddr, Zone};
 use smoltcp::time::{Duration, Instant};
 
 use super::segment::{Outgoing, Segment, read};
@@ -21,6 +21,7 @@ use super::table::{ACK, RST, SYN, Tcp};
 use crate::context::{Context, Readiness};
 use crate::key::Key;
 use crate::limits::{Limits, MAX_PENDING_PER_PORT};
+use crate::policy::Policy;
 use crate::shared::Shared;
 
 const PORT: PortId = PortId(1);
@@ -324,15 +325,38 @@ fn only_progress_restarts_the_timer() {
     }
 }
 
-/// What an idle connection is known by is 7,440 s and more (RFC 5382 REQ-5), and costs no packet.
+/// RFC 5382 REQ-5, RFC 9293 §3.8.4: an idle connection is asked after by keepalives, and ends for both once
+/// the container does not answer them. Until the first nothing is sent.
 #[test]
-fn an_idle_flow_lives_for_its_time_and_no_longer() {
+fn t5_an_idle_connection_lives_as_long_as_its_container_answers() {
     let mut rig = Rig::new(100);
     let mut peer = rig.connect(4000);
-    let idle = rig.tcp.shared.policy(ZONE).timeouts.tcp_established;
-    rig.advance(idle / 2);
+    for _ in 0..100 {
+        assert!(rig.advance(Duration::from_secs(7_199)).is_empty());
+        let told = rig.advance(Duration::from_secs(2));
+        let [(_, Sent::Tcp(probe, octets))] = &told[..] else { panic!("{told:?}") };
+        assert_eq!((probe.flags, probe.seq, octets.len()), (ACK, peer.ack - 1, 0));
+        rig.say(&mut peer, ACK, &[]);
+    }
+    let told = rig.advance(Duration::from_secs(7_200 + 9 * 75));
+    let (end, probes) = told.split_last().unwrap();
+    assert_eq!(probes.len(), 9, "as tcp(7) has it");
+    assert!(is_reset(&end.1), "{end:?}");
+    assert_eq!(rig.limits.flows(), 0);
+    let error = peer.far.read(&mut [0]).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+}
+
+/// RFC 4787 REQ-5b, RFC 5382 REQ-5: whoever wants another idle time has it.
+#[test]
+fn t5_a_shorter_idle_time_holds_where_it_is_chosen() {
+    let mut rig = Rig::new(100);
+    let timeouts = Timeouts { tcp_established: Duration::from_secs(3600), ..Timeouts::RFC };
+    rig.tcp.shared.set_policy(ZONE, Policy { timeouts, ..Policy::default() });
+    let mut peer = rig.connect(4000);
+    rig.advance(Duration::from_secs(3000));
     rig.say(&mut peer, ACK, b"x");
-    assert!(rig.advance(idle - Duration::from_secs(1)).is_empty());
+    assert!(rig.advance(Duration::from_secs(3599)).is_empty());
     let told = rig.advance(Duration::from_secs(40));
     assert!(matches!(&told[..], [(_, sent)] if is_reset(sent)), "{told:?}");
     assert_eq!(rig.limits.flows(), 0);

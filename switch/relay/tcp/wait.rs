@@ -11,9 +11,15 @@ use crate::context::Context;
 use crate::key::Key;
 use crate::shared::Shared;
 
-/// Idle life of a flow one side of which has finished: RFC 5382 REQ-5 gives it the established time;
-/// the far side's keepalive ends it earlier if it died.
-const HALF_CLOSED_TIMEOUT: Duration = Duration::from_secs(7_440);
+/// A container that is silent for that long is asked whether it is still there (RFC 9293 §3.8.4), as the
+/// host's kernel asks the far side (`SO_KEEPALIVE`): a connection both ends know of is never ended for
+/// being idle, unless the idle time that was chosen is shorter.
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(7_200);
+
+/// How often, and how many times, whoever does not answer is asked again (tcp(7), `tcp_keepalive_intvl`,
+/// `tcp_keepalive_probes`).
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(75);
+const KEEPALIVE_PROBES: u8 = 9;
 
 /// Probes of a closed window once the far side is gone: a minute for the container to read what it said.
 const MAX_LAST_PROBES: u8 = 8;
@@ -29,10 +35,13 @@ impl Tcp {
         if flow.waits == Some(awaited) {
             return;
         }
+        if flow.waits == Some(Waits::Life) {
+            flow.attempts = 0;
+        }
         flow.waits = Some(awaited);
         let after = match awaited {
             Waits::Ack | Waits::Window => flow.snd.timeout(),
-            Waits::Life => flow.idle_limit(&self.shared),
+            Waits::Life => KEEPALIVE_AFTER.min(flow.idle_limit(&self.shared)),
         };
         self.schedule(key, ctx.now + after, ctx.now);
     }
@@ -84,16 +93,26 @@ impl Tcp {
                 Self::send(flow, &probe, ctx);
             }
             Some(Waits::Life) | None => {
-                // What is sent is noted, too: the connection was idle for its whole time.
-                flow.attempts = 0;
+                // What either side sends is noted; a question is not.
                 let idle = ctx.now - flow.entry.last_seen();
                 let limit = flow.idle_limit(&self.shared);
-                if idle >= limit {
+                if idle < KEEPALIVE_AFTER {
+                    flow.attempts = 0;
+                }
+                if idle >= limit || flow.attempts > KEEPALIVE_PROBES {
                     self.reset_by_host(key, ctx);
                     return;
                 }
                 flow.waits = waits;
-                self.schedule(key, ctx.now + (limit - idle), ctx.now);
+                let mut wait = limit - idle;
+                if idle >= KEEPALIVE_AFTER {
+                    let question = flow.control(ACK, flow.snd.una - 1);
+                    Self::send_apart(&question, ctx);
+                    wait = wait.min(KEEPALIVE_EVERY);
+                } else {
+                    wait = wait.min(KEEPALIVE_AFTER - idle);
+                }
+                self.schedule(key, ctx.now + wait, ctx.now);
             }
         }
         self.attend(key);
@@ -103,9 +122,7 @@ impl Tcp {
 impl Flow {
     /// How long it may be silent.
     fn idle_limit(&self, shared: &Shared) -> Duration {
-        let limit = shared.policy(self.zone()).timeouts.tcp_established;
-        let half_closed = self.snd.end.is_some() || self.rcv.shut;
-        if half_closed { limit.min(HALF_CLOSED_TIMEOUT) } else { limit }
+        shared.policy(self.zone()).timeouts.tcp_established
     }
 
     /// The far side is gone, and the container does not read the last it said.
