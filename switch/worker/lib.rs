@@ -13,6 +13,7 @@ mod egress;
 mod queue;
 mod segments;
 mod switch;
+mod urgency;
 mod worker;
 
 pub use control::{

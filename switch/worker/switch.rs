@@ -27,6 +27,7 @@ use crate::control::{
     Publication, PublishId, WorkerStats,
 };
 use crate::queue::Queue;
+use crate::urgency::{self, Urgency};
 use crate::worker::{Setup, Tally, WAKER, Worker};
 
 /// Commands one worker may have waiting.
@@ -113,6 +114,7 @@ impl Switch {
             .iter()
             .map(|(.., waker, (frames, _))| (frames.clone(), Arc::clone(waker)))
             .collect();
+        let urgency = Arc::new(urgency::Shared::new(config.nice));
         let mut workers = Vec::new();
         for (index, poll, relay, waker, (_, handed)) in parts {
             let tally = Arc::new(Tally::default());
@@ -134,15 +136,14 @@ impl Switch {
             let index = usize::from(index);
             let cpu = config.cpus.get(index % config.cpus.len().max(1)).copied();
             let events = events.clone();
-            let nice = config.nice;
+            let urgency = Arc::clone(&urgency);
             let (bound, outcome) = bounded(1);
             let thread =
                 thread::Builder::new().name(format!("worker{index}")).spawn(move || {
                     // An asker that is gone has given up the whole switch.
                     let _ = bound.send(cpu.map_or(Ok(()), bind_to));
-                    // A wish: without privilege it runs as everybody does.
-                    let _ = netns::priority::set_thread_nice(nice);
-                    let worked = catch_unwind(AssertUnwindSafe(|| worker.run()));
+                    let urgency = Urgency::new(urgency);
+                    let worked = catch_unwind(AssertUnwindSafe(|| worker.run(urgency)));
                     if let Err(panic) = worked {
                         // Nobody listens any more only when the switch is coming down.
                         let _ = events

@@ -24,6 +24,7 @@ use crate::command::{Command, Handed};
 use crate::control::{Event, NetworkId};
 use crate::egress::{Egress, PortQueue};
 use crate::queue::{Queue, QueueError};
+use crate::urgency::Urgency;
 
 /// The waker's token; keys of the relay and tokens of ports are never 0.
 pub(crate) const WAKER: Token = Token(0);
@@ -107,7 +108,7 @@ impl Worker {
     }
 
     /// Works until told to stop, or until nobody is left who could tell.
-    pub(crate) fn run(mut self) {
+    pub(crate) fn run(mut self, mut urgency: Urgency) {
         let mut events = Events::with_capacity(EVENTS);
         loop {
             let timeout = self.patience();
@@ -136,13 +137,14 @@ impl Worker {
                 }
                 self.take_over_all(now);
             }
-            self.serve_ports(now);
+            let frames = self.serve_ports(now);
             self.serve_relay(now);
             self.serve_time(now);
             self.setup.tally.flows.store(self.setup.relay.len() as u64, Relaxed);
             let (spliced, octets) = self.setup.relay.spliced();
             self.setup.tally.spliced.store(spliced, Relaxed);
             self.setup.tally.spliced_octets.store(octets, Relaxed);
+            urgency.turn(frames, octets, now);
             if !events.is_empty() {
                 self.last_work = now;
             }
@@ -220,15 +222,18 @@ impl Worker {
         self.flush(zone);
     }
 
-    /// Gives each port in line its turn.
-    fn serve_ports(&mut self, now: Instant) {
+    /// Gives each port in line its turn. Returns how many frames they had.
+    fn serve_ports(&mut self, now: Instant) -> usize {
+        let mut frames = 0;
         for _ in 0..self.backlog.len() {
-            let Some((zone, port)) = self.backlog.pop_front() else { return };
+            let Some((zone, port)) = self.backlog.pop_front() else { break };
             if let Some(held) = self.port_queue(zone, port) {
                 held.queued = false;
             }
             for turn in 1..=BURSTS_PER_TURN {
-                match self.serve_port(zone, port, now) {
+                let drained = self.serve_port(zone, port, now);
+                frames += self.burst.len();
+                match drained {
                     Some(Drained::More) if turn == BURSTS_PER_TURN => self.enqueue(zone, port),
                     Some(Drained::More) => {}
                     Some(Drained::Failed(error)) => {
@@ -239,6 +244,7 @@ impl Worker {
                 }
             }
         }
+        frames
     }
 
     /// Carries one burst of a port to its end.
