@@ -19,8 +19,8 @@ use datapath::fragment::fragment;
 use datapath::neighbour::Neighbours;
 use datapath::segment::segment;
 use datapath::{
-    Datapath, Gateway, IpMtu, MacAddr, Network, NetworkConfig, Offload, Offloads, Outbox, Port,
-    PortCounters, PortId, PortRole, Received, Silent, Uplink,
+    Datapath, Gateway, IpMtu, Leg, MacAddr, Network, NetworkConfig, Offload, Offloads, Outbox,
+    Port, PortCounters, PortId, PortRole, Received, Silent, Uplink,
 };
 use nat::Zone;
 use nat::{Account, Conntrack, Direction, Entry, Owner, Profile, Protocol, TransportAddr, Tuple};
@@ -115,6 +115,7 @@ fn warm(ports: u16, flows: usize) -> Datapath {
         mtu: IpMtu::ETHERNET,
         host_addresses: Vec::new(),
         isolated_from: Vec::new(),
+        leg: Leg::Inside,
     };
     let mut datapath = Datapath::new(network, Arc::new(config), Arc::default());
     let mut out = Outbox::default();

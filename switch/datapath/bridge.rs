@@ -216,7 +216,7 @@ impl Datapath {
         if !fits(&egress.port, received.frame.len(), received.offload) {
             return Err(DropReason::MtuExceeded);
         }
-        out.push(to, Body::Received(received.place), received.offload);
+        out.push((self.network.zone, to), Body::Received(received.place), received.offload);
         Ok(Decision::Forward(to))
     }
 
@@ -238,7 +238,7 @@ impl Datapath {
             }
             let Some(egress) = self.attached(*to) else { continue };
             if fits(&egress.port, len, offload) {
-                out.push(*to, body, offload);
+                out.push((self.network.zone, *to), body, offload);
                 copies += 1;
             } else {
                 egress.counters.not_sent(DropReason::MtuExceeded);
@@ -268,7 +268,7 @@ impl Datapath {
                     Fate::Dropped(DropReason::MtuExceeded)
                 }
                 Some(_) => {
-                    out.push(to, body, offload);
+                    out.push((self.network.zone, to), body, offload);
                     Fate::Forwarded
                 }
             }

@@ -106,6 +106,24 @@ reasons! {
     /// An ICMP error of the gateway's, beyond the limit of the port that caused it
     /// (RFC 1812 §4.3.2.8, RFC 4443 §2.4 (f)).
     ErrorLimit = "error_limit",
+    /// A TCP segment that cannot belong to its connection, by what its other side has said.
+    Invalid = "invalid",
+    /// An ICMP error that quotes no packet of a flow.
+    Unrelated = "unrelated",
+    /// Every external port of its range is held (RFC 5508 REQ-8).
+    PortsExhausted = "ports_exhausted",
+    /// Its container holds as many external ports as it may (RFC 6888 REQ-4).
+    PortQuota = "port_quota",
+    /// Its container has as many tracked flows as it may, all answered.
+    FlowQuota = "flow_quota",
+    /// There are as many tracked flows as there may be, and none of its container's can give way.
+    TableFull = "table_full",
+    /// Its answers could not be told from another flow's.
+    Clash = "clash",
+    /// It is to be masqueraded, and the segment has no address of its family.
+    NoAddress = "no_address",
+    /// What it says cannot be said in the other IP version (RFC 7915).
+    Untranslatable = "untranslatable",
     /// The port is gone, or its device refuses frames.
     EgressDown = "egress_down",
     /// The egress device had no room.
@@ -114,6 +132,29 @@ reasons! {
 
 /// Number of drop reasons.
 pub const REASONS: usize = DropReason::ALL.len();
+
+impl From<nat::Reason> for DropReason {
+    fn from(reason: nat::Reason) -> Self {
+        use nat::Reason;
+        match reason {
+            Reason::Malformed => Self::Malformed,
+            Reason::BadChecksum => Self::BadL4Checksum,
+            Reason::Invalid(_) => Self::Invalid,
+            Reason::NoFlow => Self::NoFlow,
+            Reason::Filtered(_) => Self::Filtered,
+            Reason::Unrelated => Self::Unrelated,
+            Reason::Exhausted(_) => Self::PortsExhausted,
+            Reason::PortQuota => Self::PortQuota,
+            Reason::FlowQuota => Self::FlowQuota,
+            Reason::TableFull => Self::TableFull,
+            Reason::Clash => Self::Clash,
+            Reason::NoAddress => Self::NoAddress,
+            Reason::TooBig(_) => Self::TooBig,
+            Reason::Fragment => Self::Fragment,
+            Reason::Untranslatable => Self::Untranslatable,
+        }
+    }
+}
 
 impl std::fmt::Display for DropReason {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -6,7 +6,7 @@
 
 use std::net::IpAddr;
 
-use nat::Protocol;
+use nat::{Owner, Protocol};
 use smoltcp::time::Instant;
 use smoltcp::wire::{EthernetProtocol, IPV4_HEADER_LEN, Ipv4Packet};
 
@@ -15,6 +15,8 @@ use crate::drop::DropReason;
 use crate::fragment::fragment;
 use crate::frame::Frame;
 use crate::icmp::{self, IcmpError};
+use crate::leg::Leg;
+use crate::network::Uplink;
 use crate::offload::{Gso, Offload};
 use crate::outbox::Outbox;
 use crate::packet::{Fragment, Packet, is_link_local_v6, is_martian_source};
@@ -81,7 +83,7 @@ impl Datapath {
         let (Some(sender), Some(gateway)) = (message.sender, &self.config.gateway) else {
             return Ok(());
         };
-        if gateway.has(sender) {
+        if self.config.answers_for(sender) {
             return match message.station == gateway.mac {
                 true => Ok(()),
                 false => Err(DropReason::SpoofedGateway),
@@ -100,7 +102,7 @@ impl Datapath {
         out: &mut Outbox,
     ) -> Result<bool, DropReason> {
         let Some(gateway) = &self.config.gateway else { return Ok(false) };
-        let (own_mac, for_us) = (gateway.mac, gateway.has(message.target));
+        let (own_mac, for_us) = (gateway.mac, self.config.answers_for(message.target));
         let from_host = Some(received.port) == self.host;
         self.check_claim(received, &message)?;
         if let Some(sender) = message.sender
@@ -114,7 +116,8 @@ impl Datapath {
         if !for_us || !message.asks || from_host {
             return Ok(false);
         }
-        if let Some(built) = resolve::answer(out, own_mac, message.target, message) {
+        let router = self.config.leg == Leg::Inside;
+        if let Some(built) = resolve::answer(out, own_mac, message.target, message, router) {
             let dst = MacAddr::from_bytes(&out.frame(built)[..6]);
             self.send(built, dst, Offload::NONE, now, out);
         }
@@ -144,6 +147,9 @@ impl Datapath {
         out: &mut Outbox,
         why: &mut W,
     ) -> Result<Decision, DropReason> {
+        if self.config.leg != Leg::Inside {
+            return self.from_outside(received, packet, now, out, why);
+        }
         let gateway = self.config.gateway.as_ref().ok_or(DropReason::NoGateway)?;
         // The host's kernel has the gateway's addresses, too (RFC 1812 §5.3.7, last paragraph).
         let own = gateway.has(packet.src) && Some(received.port) != self.host;
@@ -153,10 +159,15 @@ impl Datapath {
         if !gateway.on_link(packet.src) && !is_link_local(packet.src) {
             return Err(DropReason::ForeignSource);
         }
+        let route = Route::lookup(&self.config, self.host, packet.dst);
+        // On the way to a segment the NAT looks for the flow, relayed or its own.
+        let crosses = route == Route::Uplink && matches!(self.config.uplink, Uplink::Raw(_));
         if let Some(tuple) = packet.tuple()
             && packet.fragment == Fragment::Whole
+            && !crosses
             && let Some(found) = self.network.conntrack.lookup(self.network.zone, tuple)
             && found.from_inside
+            && found.owner != Owner::NONE
         {
             if W::ASKED {
                 why.step(Step::Flow { tuple, direction: found.direction });
@@ -164,7 +175,7 @@ impl Datapath {
             self.check_hop_limit(received, &packet, now, out)?;
             return Ok(Decision::Flow(found.owner, found.direction, packet));
         }
-        match Route::lookup(&self.config, self.host, packet.dst) {
+        match route {
             Route::Own => self.local(received, &packet, now, out, why),
             Route::Host(host) => {
                 if W::ASKED {
@@ -186,6 +197,7 @@ impl Datapath {
                 self.tell(received, &packet, IcmpError::NoRoute, now, out);
                 Err(DropReason::NoRoute)
             }
+            Route::Uplink if crosses => self.cross(packet, why),
             Route::Uplink => {
                 self.check_hop_limit(received, &packet, now, out)?;
                 self.uplink(received, packet, now, out, why)
@@ -202,18 +214,7 @@ impl Datapath {
         out: &mut Outbox,
         why: &mut W,
     ) -> Result<Decision, DropReason> {
-        let own_mac = self.config.gateway.as_ref().ok_or(DropReason::NoGateway)?.mac;
-        let echo = match packet.icmp(received.frame) {
-            Some((8, 0)) => packet.protocol == Protocol::Icmp,
-            Some((128, 0)) => packet.protocol == Protocol::Icmpv6,
-            _ => false,
-        };
-        if echo {
-            if W::ASKED {
-                why.step(Step::Answered);
-            }
-            let built = icmp::echo_reply(out, own_mac, packet, received.frame);
-            self.send_for(received.port, built, packet.src, Offload::NONE, now, out);
+        if self.answer_echo(received, packet, now, out, why) {
             return Ok(Decision::Consumed);
         }
         if let Some(host) = self.host
@@ -224,6 +225,43 @@ impl Datapath {
             }
             return self.carry_to_host(received, packet, host, now, out);
         }
+        self.refuse_local(received, packet, now, out)
+    }
+
+    /// Answers an echo request for one of our addresses; false if it is none.
+    pub(crate) fn answer_echo<W: Why>(
+        &mut self,
+        received: &Received<'_>,
+        packet: &Packet,
+        now: Instant,
+        out: &mut Outbox,
+        why: &mut W,
+    ) -> bool {
+        let Some(gateway) = &self.config.gateway else { return false };
+        let echo = match packet.icmp(received.frame) {
+            Some((8, 0)) => packet.protocol == Protocol::Icmp,
+            Some((128, 0)) => packet.protocol == Protocol::Icmpv6,
+            _ => false,
+        };
+        if echo {
+            if W::ASKED {
+                why.step(Step::Answered);
+            }
+            let built = icmp::echo_reply(out, gateway.mac, packet, received.frame);
+            self.send_for(received.port, built, packet.src, Offload::NONE, now, out);
+        }
+        echo
+    }
+
+    /// Refuses what is for one of our addresses, as a host does where nobody listens.
+    pub(crate) fn refuse_local(
+        &mut self,
+        received: &Received<'_>,
+        packet: &Packet,
+        now: Instant,
+        out: &mut Outbox,
+    ) -> Result<Decision, DropReason> {
+        let own_mac = self.config.gateway.as_ref().ok_or(DropReason::NoGateway)?.mac;
         match packet.protocol {
             _ if packet.fragment != Fragment::Whole => Err(DropReason::Fragment),
             Protocol::Tcp => {
@@ -240,6 +278,17 @@ impl Datapath {
             Protocol::Icmp | Protocol::Icmpv6 => Ok(Decision::Consumed),
             Protocol::Other(_) => Err(DropReason::UnsupportedProtocol),
         }
+    }
+
+    /// A packet for the world by way of a segment: any protocol, and pieces as they come.
+    fn cross<W: Why>(&self, packet: Packet, why: &mut W) -> Result<Decision, DropReason> {
+        if is_link_local(packet.src) {
+            return Err(DropReason::ForeignSource);
+        }
+        if W::ASKED {
+            why.step(Step::Uplink { dst: packet.dst });
+        }
+        Ok(Decision::Uplink(packet))
     }
 
     /// A packet of no known flow for the world.
@@ -349,7 +398,7 @@ impl Datapath {
     }
 
     /// What the link of the neighbour `to` carries, or the network if that is not known yet.
-    fn mtu_towards(&mut self, to: IpAddr, now: Instant) -> IpMtu {
+    pub(crate) fn mtu_towards(&mut self, to: IpAddr, now: Instant) -> IpMtu {
         let whole = self.config.mtu;
         let station = self.network.neighbours.station_of(to);
         let port = station.and_then(|station| self.port_behind(station, now));

@@ -3,7 +3,8 @@
 //! Pure: frames and a time come in, decisions and frames go out; no descriptor, no thread, no clock.
 //! Read the files in the order of a frame's way: [`port`], [`offload`], [`frame`], [`bridge`] (with
 //! [`fdb`]), [`gateway`](bridge::Datapath) (with [`resolve`], [`neighbour`], [`packet`], [`route`],
-//! [`icmp`], [`reset`], [`originate`](Datapath::send_to)), and out again by [`emit`], [`fragment`], [`outbox`], [`segment`]. What became of it is in
+//! [`icmp`], [`reset`], [`originate`](Datapath::send_to); a segment of the world is told apart in [`leg`]
+//! and [`hop`]), and out again by [`emit`], [`fragment`], [`outbox`], [`segment`]. What became of it is in
 //! [`mod@drop`], [`stats`] and [`why`]. How the gateway comes by its addresses on a segment somebody else
 //! runs is in [`presence`].
 
@@ -18,13 +19,16 @@ pub mod fdb;
 pub mod fragment;
 pub mod frame;
 mod gateway;
+pub mod hop;
 pub mod icmp;
 mod layout;
+pub mod leg;
 pub mod neighbour;
 pub mod network;
 pub mod offload;
 mod originate;
 pub mod outbox;
+mod outside;
 pub mod packet;
 pub mod port;
 pub mod presence;
@@ -37,14 +41,16 @@ pub mod why;
 
 pub use bridge::{Datapath, Decision, Received};
 pub use drop::{DropReason, REASONS};
+pub use hop::Hop;
 pub use icmp::IcmpError;
+pub use leg::{Leg, Outside};
 pub use network::{Gateway, Network, NetworkConfig, Uplink};
 pub use offload::{Gso, OFFLOAD_HEADER_LEN, Offload};
 pub use outbox::{Body, Built, Departure, Outbox};
 pub use packet::{Fragment, Packet};
 pub use port::{
-    ETHERNET_HEADER_LEN, IpMtu, MAX_FRAME_LEN, MacAddr, Offloads, Port, PortId, PortRole,
+    ETHERNET_HEADER_LEN, IpMtu, MAX_FRAME_LEN, MacAddr, Offloads, Payer, Port, PortId, PortRole,
 };
-pub use presence::{Addressing, Change, Heard, Hop, Presence, PresenceConfig};
+pub use presence::{Addressing, Change, Heard, Presence, PresenceConfig};
 pub use stats::{Fate, PortCounters, PortTotals};
 pub use why::{Silent, Step, Why};

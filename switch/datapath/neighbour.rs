@@ -15,7 +15,7 @@ use smoltcp::time::{Duration, Instant};
 
 use crate::drop::DropReason;
 use crate::offload::Offload;
-use crate::port::{MacAddr, PortId};
+use crate::port::{MacAddr, Payer, PortId};
 
 /// How long a confirmed neighbour is taken for granted (RFC 4861 §10 REACHABLE_TIME; Linux
 /// `base_reachable_time_ms`).
@@ -83,15 +83,15 @@ pub struct Pending {
     pub frame: Vec<u8>,
     /// What is left undone on it.
     pub offload: Offload,
-    /// The port it is sent for, which pays for its octets.
-    pub port: PortId,
+    /// Whom it is sent for, who pays for its octets.
+    pub payer: Payer,
 }
 
 #[derive(Debug)]
 struct Neighbour {
     mac: Option<MacAddr>,
     /// Where it was heard, or who wants it while it was not: whoever pays for the place.
-    port: PortId,
+    payer: Payer,
     introduced: bool,
     confirmed: Instant,
     asked: Instant,
@@ -100,10 +100,10 @@ struct Neighbour {
 }
 
 impl Neighbour {
-    fn new(mac: Option<MacAddr>, port: PortId, now: Instant) -> Self {
+    fn new(mac: Option<MacAddr>, payer: Payer, now: Instant) -> Self {
         Self {
             mac,
-            port,
+            payer,
             introduced: false,
             confirmed: now,
             asked: now,
@@ -122,7 +122,7 @@ pub struct Resolved {
     pub ask: bool,
 }
 
-/// What one port has of the table.
+/// What one payer has of the table.
 #[derive(Debug, Default)]
 struct Share {
     neighbours: usize,
@@ -132,24 +132,50 @@ struct Share {
 /// The table.
 ///
 /// Locks are taken in one order: a neighbour's, then a share's.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Neighbours {
     table: DashMap<IpAddr, Neighbour>,
-    shares: DashMap<PortId, Share>,
+    shares: DashMap<Payer, Share>,
+    /// Places one port may fill.
+    per_port: usize,
     /// Of those not introduced.
     len: AtomicUsize,
     pending_octets: AtomicUsize,
 }
 
+impl Default for Neighbours {
+    fn default() -> Self {
+        Self::new(CAPACITY_PER_PORT)
+    }
+}
+
 impl Neighbours {
-    /// Looks `addr` up to send to it for `port`, and says whether to ask for it.
-    pub fn resolve(&self, addr: IpAddr, port: PortId, now: Instant) -> Resolved {
-        if let Some(known) = self.table.get(&addr)
-            && known.mac.is_some()
-            && (known.introduced || now < known.confirmed + REACHABLE_TIME)
-        {
-            return Resolved { mac: known.mac, ask: false };
+    /// An empty table, of which one port may fill so many places, and nobody else more than
+    /// [`CAPACITY_PER_PORT`].
+    #[must_use]
+    pub fn new(per_port: usize) -> Self {
+        Self {
+            table: DashMap::new(),
+            shares: DashMap::new(),
+            per_port,
+            len: AtomicUsize::new(0),
+            pending_octets: AtomicUsize::new(0),
         }
+    }
+
+    /// The station of `addr`, if there is no need to ask for it.
+    pub fn known(&self, addr: IpAddr, now: Instant) -> Option<MacAddr> {
+        let known = self.table.get(&addr)?;
+        let fresh = known.introduced || now < known.confirmed + REACHABLE_TIME;
+        known.mac.filter(|_| fresh)
+    }
+
+    /// Looks `addr` up to send to it for `payer`, and says whether to ask for it.
+    pub fn resolve(&self, addr: IpAddr, payer: impl Into<Payer>, now: Instant) -> Resolved {
+        if let Some(mac) = self.known(addr, now) {
+            return Resolved { mac: Some(mac), ask: false };
+        }
+        let payer = payer.into();
         match self.table.entry(addr) {
             Slot::Occupied(mut slot) => {
                 let known = slot.get_mut();
@@ -163,9 +189,9 @@ impl Neighbours {
                 Resolved { mac: known.mac, ask }
             }
             Slot::Vacant(slot) => {
-                let ask = self.reserve(port);
+                let ask = self.reserve(payer);
                 if ask {
-                    slot.insert(Neighbour::new(None, port, now));
+                    slot.insert(Neighbour::new(None, payer, now));
                 }
                 Resolved { mac: None, ask }
             }
@@ -173,11 +199,11 @@ impl Neighbours {
     }
 
     /// Lets a frame wait for `addr`. Returns the frame that had to give way, if one had to: the oldest
-    /// of too many, or this one if nothing is known of `addr` or its port has its share waiting.
+    /// of too many, or this one if nothing is known of `addr` or its payer has its share waiting.
     pub fn park(&self, addr: IpAddr, pending: Pending) -> Option<Pending> {
         let octets = pending.frame.len();
         let Some(mut known) = self.table.get_mut(&addr) else { return Some(pending) };
-        let mut share = self.shares.entry(pending.port).or_default();
+        let mut share = self.shares.entry(pending.payer).or_default();
         if share.pending_octets + octets > MAX_PENDING_OCTETS_PER_PORT
             || self.pending_octets.load(Relaxed) + octets > MAX_PENDING_OCTETS
         {
@@ -195,9 +221,10 @@ impl Neighbours {
     fn no_longer_pending(&self, pending: &[Pending]) {
         for gone in pending {
             self.pending_octets.fetch_sub(gone.frame.len(), Relaxed);
-            if let Some(mut share) = self.shares.get_mut(&gone.port) {
+            if let Some(mut share) = self.shares.get_mut(&gone.payer) {
                 share.pending_octets = share.pending_octets.saturating_sub(gone.frame.len());
             }
+            self.forget_spent(gone.payer);
         }
     }
 
@@ -208,7 +235,7 @@ impl Neighbours {
     /// [`DropReason::SpoofedNeighbour`] if the daemon gave the address to another port.
     pub fn check(&self, addr: IpAddr, port: PortId) -> Result<(), DropReason> {
         match self.table.get(&addr) {
-            Some(known) if known.introduced && known.port != port => {
+            Some(known) if known.introduced && known.payer != Payer::Port(port) => {
                 Err(DropReason::SpoofedNeighbour)
             }
             _ => Ok(()),
@@ -229,17 +256,18 @@ impl Neighbours {
         create: bool,
         now: Instant,
     ) -> Result<Vec<Pending>, DropReason> {
+        let payer = Payer::Port(port);
         match self.table.entry(addr) {
             Slot::Occupied(mut slot) => {
                 let known = slot.get_mut();
-                if known.port != port {
+                if known.payer != payer {
                     if known.introduced {
                         return Err(DropReason::SpoofedNeighbour);
                     }
-                    if !self.reserve(port) {
+                    if !self.reserve(payer) {
                         return Ok(Vec::new());
                     }
-                    self.release(std::mem::replace(&mut known.port, port));
+                    self.release(std::mem::replace(&mut known.payer, payer));
                 }
                 known.mac = Some(mac);
                 known.confirmed = now;
@@ -248,8 +276,8 @@ impl Neighbours {
                 Ok(std::mem::take(&mut known.pending))
             }
             Slot::Vacant(slot) => {
-                if create && self.reserve(port) {
-                    slot.insert(Neighbour::new(Some(mac), port, now));
+                if create && self.reserve(payer) {
+                    slot.insert(Neighbour::new(Some(mac), payer, now));
                 }
                 Ok(Vec::new())
             }
@@ -265,22 +293,26 @@ impl Neighbours {
         port: PortId,
         now: Instant,
     ) -> Vec<Pending> {
-        let known = Neighbour { introduced: true, ..Neighbour::new(Some(mac), port, now) };
+        let known = Neighbour { introduced: true, ..Neighbour::new(Some(mac), port.into(), now) };
         self.table.insert(addr, known).map_or_else(Vec::new, |before| self.gone(before))
     }
 
     /// Gives back what an entry that left the table has cost, and returns what waited for it.
     fn gone(&self, known: Neighbour) -> Vec<Pending> {
         if !known.introduced {
-            self.release(known.port);
+            self.release(known.payer);
         }
         self.no_longer_pending(&known.pending);
         known.pending
     }
 
-    fn reserve(&self, port: PortId) -> bool {
-        let mut share = self.shares.entry(port).or_default();
-        if share.neighbours >= CAPACITY_PER_PORT {
+    fn reserve(&self, payer: Payer) -> bool {
+        let most = match payer {
+            Payer::Port(_) => self.per_port,
+            Payer::Foreign(_) => CAPACITY_PER_PORT,
+        };
+        let mut share = self.shares.entry(payer).or_default();
+        if share.neighbours >= most {
             return false;
         }
         if self.len.fetch_add(1, Relaxed) >= CAPACITY {
@@ -291,10 +323,19 @@ impl Neighbours {
         true
     }
 
-    fn release(&self, port: PortId) {
+    fn release(&self, payer: Payer) {
         self.len.fetch_sub(1, Relaxed);
-        if let Some(mut share) = self.shares.get_mut(&port) {
+        if let Some(mut share) = self.shares.get_mut(&payer) {
             share.neighbours = share.neighbours.saturating_sub(1);
+        }
+        self.forget_spent(payer);
+    }
+
+    /// A port's share goes with the port; of others nobody says when they are gone.
+    fn forget_spent(&self, payer: Payer) {
+        if let Payer::Foreign(_) = payer {
+            let spent = |share: &Share| share.neighbours == 0 && share.pending_octets == 0;
+            self.shares.remove_if(&payer, |_, share| spent(share));
         }
     }
 
@@ -322,7 +363,7 @@ impl Neighbours {
                 false => now < known.confirmed + REACHABLE_TIME + STALE_TIME,
             };
             if !keep {
-                self.release(known.port);
+                self.release(known.payer);
                 self.no_longer_pending(&known.pending);
                 failed.extend(known.pending.drain(..).map(|pending| (*addr, pending)));
             }
@@ -348,20 +389,24 @@ impl Neighbours {
     pub fn forget_port(&self, port: PortId) -> Vec<Pending> {
         let mut waited = Vec::new();
         self.table.retain(|_, known| {
-            let keep = known.port != port;
+            let keep = known.payer != Payer::Port(port);
             if !keep {
-                let known = std::mem::replace(known, Neighbour::new(None, port, Instant::ZERO));
+                let gone = Neighbour::new(None, port.into(), Instant::ZERO);
+                let known = std::mem::replace(known, gone);
                 waited.extend(self.gone(known));
             }
             keep
         });
-        self.shares.remove_if(&port, |_, share| share.pending_octets == 0);
+        self.shares.remove_if(&Payer::Port(port), |_, share| share.pending_octets == 0);
         waited
     }
 
     /// The port `addr` was heard at, or that wants it.
     pub fn port_of(&self, addr: IpAddr) -> Option<PortId> {
-        self.table.get(&addr).map(|known| known.port)
+        match self.table.get(&addr)?.payer {
+            Payer::Port(port) => Some(port),
+            Payer::Foreign(_) => None,
+        }
     }
 
     /// The station last known for `addr`.
@@ -400,7 +445,7 @@ mod tests {
     const T0: Instant = Instant::ZERO;
 
     fn pending(n: u8) -> Pending {
-        Pending { frame: vec![n], offload: Offload::NONE, port: P1 }
+        Pending { frame: vec![n], offload: Offload::NONE, payer: P1.into() }
     }
 
     fn invented(n: usize) -> IpAddr {
@@ -438,7 +483,11 @@ mod tests {
     #[test]
     fn what_waits_is_bounded_whoever_it_waits_for_and_leaves_room_for_other_ports() {
         let table = Neighbours::default();
-        let large = |port| Pending { frame: vec![0; 65_000], offload: Offload::NONE, port };
+        let large = |port: PortId| Pending {
+            frame: vec![0; 65_000],
+            offload: Offload::NONE,
+            payer: port.into(),
+        };
         let mut parked = 0;
         for n in 0..500 {
             table.resolve(invented(n), P1, T0);
@@ -496,7 +545,7 @@ mod tests {
         assert_eq!(table.list(T0).len(), 1);
         table.forget_port(P1);
         assert_eq!((table.list(T0).len(), table.len.load(Relaxed)), (0, 0));
-        assert!(table.shares.get(&P1).is_none());
+        assert!(table.shares.get(&P1.into()).is_none());
     }
 
     #[test]

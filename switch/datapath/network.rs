@@ -10,7 +10,10 @@ use smoltcp::time::{Duration, Instant};
 use smoltcp::wire::{IpAddress, IpCidr, Ipv6Address};
 
 use crate::fdb::Fdb;
-use crate::neighbour::{Neighbours, Pending};
+use crate::hop;
+use crate::leg::Leg;
+use crate::neighbour::{CAPACITY, Neighbours, Pending};
+use crate::packet::is_link_local_v6;
 use crate::port::{IpMtu, MacAddr, PortId};
 
 /// Where packets for addresses beyond the network go.
@@ -74,18 +77,19 @@ impl Gateway {
         })
     }
 
-    /// The address to speak from to someone of `addr`'s family.
+    /// The address to speak from to `addr`: one of its subnet, else the first of its family.
     #[must_use]
     pub fn source_for(&self, addr: IpAddr) -> Option<IpAddr> {
         if let IpAddr::V6(addr) = addr
-            && crate::packet::is_link_local_v6(addr)
+            && is_link_local_v6(addr)
         {
             return Some(self.link_local().into());
         }
-        self.addresses
-            .iter()
-            .map(|own| IpAddr::from(own.address()))
-            .find(|own| own.is_ipv4() == addr.is_ipv4())
+        let near = IpAddress::from(addr);
+        let same = |own: &&IpCidr| IpAddr::from(own.address()).is_ipv4() == addr.is_ipv4();
+        let of_its_subnet = self.addresses.iter().find(|own| own.contains_addr(&near));
+        let own = of_its_subnet.or_else(|| self.addresses.iter().find(same))?;
+        Some(own.address().into())
     }
 }
 
@@ -102,6 +106,29 @@ pub struct NetworkConfig {
     pub host_addresses: Vec<IpAddr>,
     /// Subnets of other networks, which containers of this one may not reach.
     pub isolated_from: Vec<IpCidr>,
+    /// Which side of the gateway it is.
+    pub leg: Leg,
+}
+
+impl NetworkConfig {
+    /// Whether our station answers for that address.
+    #[must_use]
+    pub fn answers_for(&self, addr: IpAddr) -> bool {
+        self.gateway.as_ref().is_some_and(|gateway| gateway.has(addr))
+            || matches!(&self.leg, Leg::Uplink(outside) if outside.shows(addr))
+    }
+
+    /// The neighbour by which a packet of ours gets to `to`; none if no router is known.
+    #[must_use]
+    pub fn next_hop(&self, to: IpAddr) -> Option<IpAddr> {
+        let Leg::Uplink(outside) = &self.leg else { return Some(to) };
+        let near = matches!(to, IpAddr::V6(to) if is_link_local_v6(to))
+            || self.gateway.as_ref().is_some_and(|gateway| gateway.on_link(to));
+        if near {
+            return Some(to);
+        }
+        hop::next_hop(&outside.routes, to)
+    }
 }
 
 /// What the workers share of one network.
@@ -132,6 +159,14 @@ impl Network {
             errors: DashMap::new(),
             identification: AtomicU16::new(1),
         }
+    }
+
+    /// An empty segment of the world, all of whose stations are behind one port.
+    #[must_use]
+    pub fn of_segment(zone: Zone, conntrack: Arc<Conntrack>) -> Self {
+        // The rest is for those whom containers ask for and nobody has heard yet.
+        let neighbours = Neighbours::new(CAPACITY / 4 * 3);
+        Self { neighbours, ..Self::new(zone, conntrack) }
     }
 
     /// Whether one more ICMP error may be sent now that `port` has caused; if so it counts. One port's

@@ -16,7 +16,7 @@ use crate::network::Gateway;
 use crate::offload::Offload;
 use crate::outbox::{Built, Outbox};
 use crate::packet::Packet;
-use crate::port::{MacAddr, PortId};
+use crate::port::{MacAddr, Payer, PortId};
 use crate::resolve;
 
 impl Datapath {
@@ -100,10 +100,10 @@ impl Datapath {
         self.send_for(PortId::GATEWAY, built, to, offload, now, out);
     }
 
-    /// The same, for `port`: it pays for the place of a neighbour not known yet, and for what waits.
+    /// The same, for `payer`: it pays for the place of a neighbour not known yet, and for what waits.
     pub(crate) fn send_for(
         &mut self,
-        port: PortId,
+        payer: impl Into<Payer>,
         built: Built,
         to: IpAddr,
         offload: Offload,
@@ -113,14 +113,18 @@ impl Datapath {
         let Some(gateway) = &self.config.gateway else {
             return self.gateway_counters().not_sent(DropReason::NoGateway);
         };
+        let Some(to) = self.config.next_hop(to) else {
+            return self.gateway_counters().not_sent(DropReason::NoRoute);
+        };
+        let payer = payer.into();
         let own_mac = gateway.mac;
         let own = gateway.source_for(to);
-        let resolved = self.network.neighbours.resolve(to, port, now);
+        let resolved = self.network.neighbours.resolve(to, payer, now);
         match resolved.mac {
             Some(mac) => self.send(built, mac, offload, now, out),
             None => {
                 let frame = out.frame(built).to_vec();
-                let given_way = self.network.neighbours.park(to, Pending { frame, offload, port });
+                let given_way = self.network.neighbours.park(to, Pending { frame, offload, payer });
                 if given_way.is_some() {
                     self.gateway_counters().not_sent(DropReason::NeighbourFailed);
                 }
@@ -135,9 +139,12 @@ impl Datapath {
     }
 
     /// Does what time asks for: ages stations and neighbours. One worker of each network calls it.
-    pub fn handle_timeout(&mut self, now: Instant, out: &mut Outbox) {
+    ///
+    /// Returns what has waited in vain and came from another network: whoever routed it here can tell
+    /// its sender ([`Crossing::unreachable`](crate::Crossing::unreachable)).
+    pub fn handle_timeout(&mut self, now: Instant, out: &mut Outbox) -> Vec<Pending> {
         self.network.fdb.handle_timeout(now);
-        let Some(gateway) = &self.config.gateway else { return };
+        let Some(gateway) = &self.config.gateway else { return Vec::new() };
         let mut questions = Vec::new();
         let failed = self
             .network
@@ -152,14 +159,19 @@ impl Datapath {
                 self.send(question, dst, Offload::NONE, now, out);
             }
         }
+        let mut foreign = Vec::new();
         for (_, pending) in failed {
             self.gateway_counters().not_sent(DropReason::NeighbourFailed);
-            self.tell_failed(&pending, now, out);
+            match pending.payer {
+                Payer::Port(port) => self.tell_failed(port, &pending, now, out),
+                Payer::Foreign(_) => foreign.push(pending),
+            }
         }
+        foreign
     }
 
     /// A packet of a container's waited for a neighbour that does not answer: its sender is told.
-    fn tell_failed(&mut self, pending: &Pending, now: Instant, out: &mut Outbox) {
+    fn tell_failed(&mut self, port: PortId, pending: &Pending, now: Instant, out: &mut Outbox) {
         let Ok(packet) = Packet::parse(&pending.frame, &pending.offload) else { return };
         let inside = self.config.gateway.as_ref().is_some_and(|gateway: &Gateway| {
             gateway.on_link(packet.src) && !gateway.has(packet.src)
@@ -167,7 +179,7 @@ impl Datapath {
         if inside && icmp::may_answer(&packet, &pending.frame) {
             let quoted = &pending.frame[Packet::IP..packet.end];
             let what = IcmpError::HostUnreachable;
-            self.tell_for(pending.port, (packet.src, None), what, quoted, now, out);
+            self.tell_for(port, (packet.src, None), what, quoted, now, out);
         }
     }
 }

@@ -5,6 +5,8 @@
 //! a device takes header and frame in one write. Nothing is allocated once the arena has grown to
 //! the size of a turn.
 
+use nat::Zone;
+
 use crate::offload::{OFFLOAD_HEADER_LEN, Offload};
 use crate::port::PortId;
 
@@ -44,6 +46,8 @@ impl Built {
 /// One frame for one port.
 #[derive(Clone, Copy, Debug)]
 pub struct Departure {
+    /// The network it leaves on: a routed frame's is not the one it came in by.
+    pub zone: Zone,
     /// Where it leaves.
     pub to: PortId,
     /// Its octets.
@@ -118,9 +122,9 @@ impl Outbox {
         octets
     }
 
-    /// Sends `body` to `to` at the next flush.
-    pub fn push(&mut self, to: PortId, body: Body, offload: Offload) {
-        self.departures.push(Departure { to, body, offload });
+    /// Sends `body` to the port `to` of `zone` at the next flush.
+    pub fn push(&mut self, (zone, to): (Zone, PortId), body: Body, offload: Offload) {
+        self.departures.push(Departure { zone, to, body, offload });
     }
 
     /// What is to be sent, in order.

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use nat::{Account, Zone};
 pub use smoltcp::wire::EthernetAddress as MacAddr;
 
 /// Octets of an Ethernet header: two addresses and the EtherType (RFC 894).
@@ -30,6 +31,29 @@ impl PortId {
 impl fmt::Display for PortId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
+    }
+}
+
+impl PortId {
+    /// Whose quota of conntrack its flows count against, as a port of `zone`.
+    #[must_use]
+    pub const fn account(self, zone: Zone) -> Account {
+        Account((zone.0 as u32) << 16 | self.0 as u32)
+    }
+}
+
+/// Who pays for what is kept for it on a network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Payer {
+    /// A port of the network.
+    Port(PortId),
+    /// Somebody on another network, whose packets are routed here.
+    Foreign(Account),
+}
+
+impl From<PortId> for Payer {
+    fn from(port: PortId) -> Self {
+        Self::Port(port)
     }
 }
 

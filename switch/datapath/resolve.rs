@@ -161,12 +161,13 @@ fn is_solicited_node(dst: Ipv6Addr) -> bool {
     dst.octets()[..13] == [0xff, 0x02, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff]
 }
 
-/// Builds the answer to whoever asked for `own`.
+/// Builds the answer to whoever asked for `own`, from a router or from a host.
 pub fn answer(
     out: &mut Outbox,
     own_mac: MacAddr,
     own: IpAddr,
     asker: Announcement,
+    router: bool,
 ) -> Option<Built> {
     match (own, asker.sender) {
         (IpAddr::V4(own), asker_addr) => {
@@ -182,7 +183,8 @@ pub fn answer(
                 Some(IpAddr::V6(addr)) => addr,
                 _ => Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1),
             };
-            let mut flags = NdiscNeighborFlags::OVERRIDE | NdiscNeighborFlags::ROUTER;
+            let mut flags = NdiscNeighborFlags::OVERRIDE;
+            flags.set(NdiscNeighborFlags::ROUTER, router);
             flags.set(NdiscNeighborFlags::SOLICITED, solicited);
             let dst = if solicited { asker.station } else { multicast_mac(to) };
             let repr =

@@ -111,7 +111,7 @@ impl From<Token> for Key {
 
 /// Whose quota of conntrack a port's flows count against.
 pub(crate) fn account(zone: Zone, port: PortId) -> Account {
-    Account(u32::from(zone.0) << 16 | u32::from(port.0))
+    port.account(zone)
 }
 
 /// Things whose memory an arena keeps when it is empty; of more it gives all back.

@@ -5,14 +5,42 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use datapath::{Gateway, IpMtu, MacAddr, Offloads, PortId, PortRole, Uplink};
-use nat::Protocol;
+use nat::{Protocol, Zone};
 use relay::Splice;
-
-use crate::segments::SegmentId;
 
 /// A network of the switch, chosen by whoever creates it; also its conntrack zone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NetworkId(pub u16);
+
+/// A segment of the world, chosen by whoever adds it: 0 to 32,767.
+///
+/// Its tables are read by the calls for networks (`fdb`, `neighbours`, `stats`, `flows`) under
+/// [`network`](Self::network).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SegmentId(pub u16);
+
+impl SegmentId {
+    /// Set in the zone of every segment and of no network.
+    const MARK: u16 = 0x8000;
+
+    /// Its conntrack zone, as [`Uplink::Raw`](crate::Uplink::Raw) wants it.
+    #[must_use]
+    pub const fn zone(self) -> Zone {
+        Zone(self.0 | Self::MARK)
+    }
+
+    /// The same by the name of a network, for listings.
+    #[must_use]
+    pub const fn network(self) -> NetworkId {
+        NetworkId(self.0 | Self::MARK)
+    }
+
+    /// The segment of a zone, if it is one's.
+    #[must_use]
+    pub const fn of(zone: Zone) -> Option<Self> {
+        if zone.0 & Self::MARK == 0 { None } else { Some(Self(zone.0 & !Self::MARK)) }
+    }
+}
 
 /// A published port, for taking it back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

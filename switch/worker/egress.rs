@@ -8,36 +8,17 @@ use std::io::IoSlice;
 
 use datapath::coalesce::{self, MAX_RUN, Run};
 use datapath::{
-    Body, Datapath, Departure, DropReason, OFFLOAD_HEADER_LEN, Offload, Offloads, Outbox, PortId,
-    segment,
+    Body, Departure, DropReason, OFFLOAD_HEADER_LEN, Offload, Offloads, Outbox, PortId, segment,
 };
+use nat::Zone;
 use nix::errno::Errno;
 
 use crate::burst::Burst;
+use crate::nets::{Nets, PortQueue};
 use crate::queue::{Queue, QueueError};
 
 /// Octets of the longest headers a run's first frame has, offload header included.
 const MAX_HEADERS: usize = OFFLOAD_HEADER_LEN + coalesce::MAX_HEADERS;
-
-/// One port's device, as one worker has it.
-#[derive(Debug)]
-pub(crate) struct PortQueue {
-    pub(crate) queue: Queue,
-    /// Read by this worker, not only written.
-    pub(crate) polled: bool,
-    /// In line for its next burst.
-    pub(crate) queued: bool,
-    pub(crate) dead: bool,
-    /// It takes datagrams in runs, as far as is known.
-    datagram_runs: bool,
-}
-
-impl PortQueue {
-    pub(crate) fn new(queue: Queue, polled: bool) -> Self {
-        let datagram_runs = queue.offloads() == Offloads::Header;
-        Self { queue, polled, queued: false, dead: false, datagram_runs }
-    }
-}
 
 /// What writing needs besides the frames.
 #[derive(Debug, Default)]
@@ -49,20 +30,23 @@ impl Egress {
     /// Writes every departure, counts it, and returns the ports whose device turned out to be gone.
     pub(crate) fn flush(
         &mut self,
-        dp: &Datapath,
-        queues: &mut [Option<PortQueue>],
+        nets: &mut Nets,
         burst: &Burst,
         out: &mut Outbox,
-    ) -> Vec<(PortId, QueueError)> {
+    ) -> Vec<(Zone, PortId, QueueError)> {
         let mut failed = Vec::new();
         let mut index = 0;
         while let Some(departure) = out.departures().get(index).copied() {
-            let run = run_at(out.departures(), index, burst, queues);
+            let Some(net) = nets.get_mut(&departure.zone) else {
+                index += 1;
+                continue;
+            };
+            let run = run_at(out.departures(), index, burst, &net.queues);
             let frames = run.map_or(1, |run| run.count());
             let departures = index..index + frames;
             index += frames;
-            let counters = dp.counters(departure.to).unwrap_or(dp.gateway_counters());
-            let Some(Some(held)) = queues.get_mut(departure.to.index()) else {
+            let counters = net.dp.counters(departure.to).unwrap_or(net.dp.gateway_counters());
+            let Some(Some(held)) = net.queues.get_mut(departure.to.index()) else {
                 departures.for_each(|_| counters.not_sent(DropReason::NoPort));
                 continue;
             };
@@ -84,7 +68,7 @@ impl Egress {
                 Err(QueueError::Refused(_)) => DropReason::EgressDown,
                 Err(error @ QueueError::Gone(_)) => {
                     if !held.dead {
-                        failed.push((departure.to, error));
+                        failed.push((departure.zone, departure.to, error));
                     }
                     DropReason::EgressDown
                 }
@@ -142,7 +126,8 @@ fn run_at(
     for next in index + 1..departures.len() {
         let Some(place) = received(departures, next) else { break };
         let frame = &burst.with_header(place)[OFFLOAD_HEADER_LEN..];
-        if departures[next].to != departures[index].to
+        let leaves_by = |departure: &Departure| (departure.zone, departure.to);
+        if leaves_by(&departures[next]) != leaves_by(&departures[index])
             || !run.join(first_frame, frame, &departures[next].offload)
         {
             break;

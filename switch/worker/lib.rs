@@ -10,22 +10,23 @@ mod burst;
 mod command;
 mod control;
 mod egress;
+mod nets;
 mod queue;
 mod segments;
+mod stations;
 mod switch;
 mod urgency;
 mod worker;
 
 pub use control::{
     Config, Event, FdbRow, FlowRow, NeighbourRow, NetworkConfig, NetworkId, PortConfig, PortStats,
-    Publication, PublishId, WorkerStats,
+    Publication, PublishId, SegmentId, WorkerStats,
 };
-pub use datapath::{Gateway, Uplink};
+pub use datapath::{Addressing, Gateway, Uplink};
 pub use nat::{Filtering, Timeouts};
 pub use relay::{Policy, Splice, Stock};
 pub use segments::{
-    AddressOrigin, AddressRow, AddressState, Addressing, LeaseRow, NatPublication, SegmentConfig,
-    SegmentId, SegmentRow,
+    AddressOrigin, AddressRow, AddressState, LeaseRow, NatPublication, SegmentConfig, SegmentRow,
 };
 pub use smoltcp::wire::{IpCidr, Ipv4Cidr, Ipv6Cidr};
 pub use switch::Switch;

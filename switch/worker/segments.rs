@@ -5,64 +5,15 @@
 //! the segment's zone reaches the world through it; several may share one. Read `nat::Config` and
 //! `nat::Rules` for what becomes of packets on the way.
 
-use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
-use std::sync::Arc;
 use std::time::Duration;
 
-use datapath::{IpMtu, MacAddr, PortId};
-use nat::{Filtering, Nat, Protocol, Timeouts, Zone};
+use datapath::{Addressing, IpMtu, MacAddr, PortId};
+use nat::{Filtering, Protocol, Timeouts};
 use smoltcp::wire::{IpCidr, Ipv4Cidr, Ipv6Cidr};
 
-use crate::control::{NetworkId, PortConfig};
-use crate::switch::Switch;
-
-/// A segment of the world, chosen by whoever adds it: 0 to 32,767.
-///
-/// Its tables are read by the calls for networks (`fdb`, `neighbours`, `stats`, `flows`) under
-/// [`network`](Self::network).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct SegmentId(pub u16);
-
-impl SegmentId {
-    /// Set in the zone of every segment and of no network.
-    const MARK: u16 = 0x8000;
-
-    /// Its conntrack zone, as [`Uplink::Raw`](crate::Uplink::Raw) wants it.
-    #[must_use]
-    pub const fn zone(self) -> Zone {
-        Zone(self.0 | Self::MARK)
-    }
-
-    /// The same by the name of a network, for listings.
-    #[must_use]
-    pub const fn network(self) -> NetworkId {
-        NetworkId(self.0 | Self::MARK)
-    }
-
-    /// The segment of a zone, if it is one's.
-    #[must_use]
-    pub const fn of(zone: Zone) -> Option<Self> {
-        if zone.0 & Self::MARK == 0 { None } else { Some(Self(zone.0 & !Self::MARK)) }
-    }
-}
-
-/// Where our station's addresses of one family come from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Addressing<C> {
-    /// It has none of that family.
-    None,
-    /// They are given, each probed for before it is used (RFC 5227, RFC 4862 §5.4).
-    Static {
-        /// The addresses with their subnets' prefix lengths; the first is shown by masquerade.
-        addresses: Vec<C>,
-        /// The router to everywhere else, on one of those subnets (or link-local); of the same family.
-        gateway: Option<IpAddr>,
-    },
-    /// DHCP for IPv4; router advertisements and SLAAC for IPv6.
-    Auto,
-}
+use crate::control::{NetworkId, SegmentId};
 
 /// Our station on a segment, and what becomes of packets that cross it.
 ///
@@ -205,67 +156,4 @@ pub struct SegmentRow {
     pub lease: Option<LeaseRow>,
     /// The port of its interface.
     pub port: PortId,
-}
-
-impl Switch {
-    /// Puts a station of ours on the segment that `device` is an interface of, an
-    /// [`Interface`](datapath::PortRole::Interface) port. Networks reach it once their uplink is
-    /// [`Uplink::Raw`](crate::Uplink::Raw) of its zone.
-    ///
-    /// # Errors
-    ///
-    /// `AlreadyExists`; `InvalidInput` for a configuration that contradicts itself, in words; as
-    /// [`add_port`](Self::add_port).
-    pub fn add_segment(
-        &self,
-        id: SegmentId,
-        config: SegmentConfig,
-        device: PortConfig,
-    ) -> io::Result<PortId> {
-        let _ = (id, config, device);
-        Err(unsupported())
-    }
-
-    /// Changes our station, or what becomes of packets. Flows go on where they can: those shown with an
-    /// address that is gone end, and all end if the way of translating changes.
-    ///
-    /// # Errors
-    ///
-    /// `NotFound`; as [`add_segment`](Self::add_segment).
-    pub fn set_segment(&self, id: SegmentId, config: SegmentConfig) -> io::Result<()> {
-        let _ = (id, config);
-        Err(unsupported())
-    }
-
-    /// Takes our station from a segment. Its flows end; networks behind it have no way out any more.
-    /// Taking one that is not there does nothing.
-    pub fn remove_segment(&self, id: SegmentId) {
-        let _ = id;
-    }
-
-    /// The segments, with what our stations have there now.
-    pub fn segment_rows(&self) -> Vec<SegmentRow> {
-        Vec::new()
-    }
-
-    /// Publishes these ports at a segment's addresses, in place of those before. Flows by a port that is
-    /// published no more, or leads elsewhere, end; all others go on.
-    ///
-    /// # Errors
-    ///
-    /// `NotFound`; `InvalidInput` for one that cannot be, in words: none is published then.
-    pub fn publish_nat(&self, id: SegmentId, published: Vec<NatPublication>) -> io::Result<()> {
-        let _ = (id, published);
-        Err(unsupported())
-    }
-
-    /// A segment's NAT, for listings: its rules with their counts, its mappings.
-    pub fn nat(&self, id: SegmentId) -> Option<Arc<Nat>> {
-        let _ = id;
-        None
-    }
-}
-
-fn unsupported() -> io::Error {
-    io::Error::new(io::ErrorKind::Unsupported, "the raw uplink is not there yet")
 }

@@ -13,7 +13,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant as HostInstant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
-use datapath::{DropReason, Network, Port, PortCounters, PortId, PortTotals, network};
+use datapath::{DropReason, Leg, Network, Port, PortCounters, PortId, PortTotals, network};
 use mio::{Poll, Waker};
 use nat::{Conntrack, Direction, Profile, Protocol, Zone};
 use nix::sched::{CpuSet, sched_setaffinity};
@@ -210,6 +210,7 @@ impl Switch {
                     .filter_map(|(_, other)| other.config.gateway.as_ref())
                     .flat_map(|gateway| gateway.addresses.iter().copied())
                     .collect(),
+                leg: Leg::Inside,
             });
             for (worker, counters) in self.workers.iter().zip(&known.gateway) {
                 worker.tell(Command::SetNetwork {

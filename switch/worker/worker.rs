@@ -3,7 +3,7 @@
 //! mio is edge-triggered: whatever is left undone within a turn's budget is remembered here, because
 //! no event will announce it again. A full or dead port costs only itself.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::RawFd;
 use std::sync::Arc;
@@ -22,7 +22,8 @@ use smoltcp::time::{Duration as Span, Instant};
 use crate::burst::{Burst, Drained};
 use crate::command::{Command, Handed};
 use crate::control::{Event, NetworkId};
-use crate::egress::{Egress, PortQueue};
+use crate::egress::Egress;
+use crate::nets::{Net, Nets, PortQueue};
 use crate::queue::{Queue, QueueError};
 use crate::urgency::Urgency;
 
@@ -54,12 +55,6 @@ pub(crate) struct Tally {
     pub(crate) spliced_octets: AtomicU64,
 }
 
-#[derive(Debug)]
-struct Net {
-    dp: Datapath,
-    queues: Vec<Option<PortQueue>>,
-}
-
 /// What a worker is made of.
 #[derive(Debug)]
 pub(crate) struct Setup {
@@ -83,7 +78,7 @@ pub(crate) struct Setup {
 #[derive(Debug)]
 pub(crate) struct Worker {
     setup: Setup,
-    networks: HashMap<Zone, Net>,
+    networks: Nets,
     burst: Burst,
     out: Outbox,
     /// Ports with more to read.
@@ -97,7 +92,7 @@ impl Worker {
     pub(crate) fn new(setup: Setup) -> Self {
         Self {
             setup,
-            networks: HashMap::new(),
+            networks: Nets::default(),
             burst: Burst::default(),
             out: Outbox::default(),
             backlog: VecDeque::new(),
@@ -204,7 +199,7 @@ impl Worker {
     }
 
     fn port_queue(&mut self, zone: Zone, port: PortId) -> Option<&mut PortQueue> {
-        self.networks.get_mut(&zone)?.queues.get_mut(port.index())?.as_mut()
+        self.networks.get_mut(&zone)?.queue(port)
     }
 
     /// Calls `work` with the network of `key`, and sends what it leaves.
@@ -219,7 +214,7 @@ impl Worker {
         let mut ctx = Context { dp: &mut net.dp, out: &mut self.out, now };
         work(&mut self.setup.relay, &mut ctx);
         self.setup.relay.end_burst(&mut ctx);
-        self.flush(zone);
+        self.flush();
     }
 
     /// Gives each port in line its turn. Returns how many frames they had.
@@ -286,7 +281,7 @@ impl Worker {
         }
         let mut ctx = Context { dp: &mut net.dp, out: &mut self.out, now };
         self.setup.relay.end_burst(&mut ctx);
-        self.flush(zone);
+        self.flush();
         Some(drained)
     }
 
@@ -316,17 +311,14 @@ impl Worker {
             ctx.dp.gateway_counters().not_sent(reason);
         }
         relay.end_burst(&mut ctx);
-        self.flush(handed.zone);
+        self.flush();
     }
 
-    /// Sends what is in the outbox to the ports of `zone`.
-    fn flush(&mut self, zone: Zone) {
-        let failed = match self.networks.get_mut(&zone) {
-            Some(net) => self.egress.flush(&net.dp, &mut net.queues, &self.burst, &mut self.out),
-            None => Vec::new(),
-        };
+    /// Sends what is in the outbox.
+    fn flush(&mut self) {
+        let failed = self.egress.flush(&mut self.networks, &self.burst, &mut self.out);
         self.out.clear();
-        for (port, error) in failed {
+        for (zone, port, error) in failed {
             self.failed(zone, port, error);
         }
     }
@@ -367,7 +359,7 @@ impl Worker {
                 if let Some(net) = self.networks.get_mut(&zone) {
                     net.dp.handle_timeout(now, &mut self.out);
                 }
-                self.flush(zone);
+                self.flush();
             }
         }
     }
@@ -401,7 +393,7 @@ impl Worker {
                         let held = PortQueue::new(queue, polled);
                         net.queues[id.index()] = Some(held);
                         net.dp.introduce(id, now, &mut self.out);
-                        self.flush(zone);
+                        self.flush();
                         // Frames may wait already.
                         self.enqueue(zone, id);
                     }

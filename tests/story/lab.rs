@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use datapath::stats::PortCounters;
 use datapath::{
-    Body, Datapath, Decision, DropReason, Fate, Gateway, Gso, IpMtu, MacAddr, Network,
+    Body, Datapath, Decision, DropReason, Fate, Gateway, Gso, IpMtu, Leg, MacAddr, Network,
     NetworkConfig, Offload, Offloads, Outbox, Packet, Port, PortId, PortRole, PortTotals, Received,
     Silent, Step, Uplink,
 };
@@ -410,5 +410,6 @@ pub(crate) fn config() -> NetworkConfig {
         mtu: IpMtu::ETHERNET,
         host_addresses: vec![IpAddr::from([198, 51, 100, 1])],
         isolated_from: vec![subnet("203.0.113.0/24"), subnet("2001:db8:2::/64")],
+        leg: Leg::Inside,
     }
 }

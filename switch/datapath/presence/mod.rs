@@ -14,6 +14,7 @@ use smoltcp::wire::{IpCidr, Ipv4Cidr, Ipv6Cidr};
 
 use crate::bridge::Received;
 use crate::drop::DropReason;
+use crate::hop::Hop;
 use crate::outbox::Outbox;
 use crate::port::{IpMtu, MacAddr, PortId};
 use crate::stats::PortCounters;
@@ -163,15 +164,6 @@ pub struct AddressRow {
     pub expires: Option<Instant>,
 }
 
-/// A route of the segment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Hop {
-    /// Where to.
-    pub to: IpCidr,
-    /// The next hop; `None` on the segment itself.
-    pub via: Option<IpAddr>,
-}
-
 /// The lease held or asked for, for listings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeaseRow {
@@ -295,17 +287,6 @@ impl Presence {
     pub fn lease(&self) -> Option<LeaseRow> {
         None
     }
-}
-
-/// The way to `to` by the longest prefix, the first of equals: the address to ask ARP or NDP for, which
-/// is `to` itself on the segment. `None` if no route leads there.
-#[must_use]
-pub fn next_hop(routes: &[Hop], to: IpAddr) -> Option<IpAddr> {
-    let addr = to.into();
-    let matching = routes.iter().filter(|hop| hop.to.contains_addr(&addr));
-    // Of equals `max_by_key` takes the last.
-    let best = matching.rev().max_by_key(|hop| hop.to.prefix_len())?;
-    Some(best.via.unwrap_or(to))
 }
 
 /// How long after one conflict another one of the same address is not defended against any more

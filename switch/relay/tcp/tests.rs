@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use datapath::stats::PortCounters;
 use datapath::{
-    Body, Datapath, DropReason, Gateway, IpMtu, MacAddr, Network, NetworkConfig, Offloads, Outbox,
-    Packet, Port, PortId, PortRole, Received, Uplink,
+    Body, Datapath, DropReason, Gateway, IpMtu, Leg, MacAddr, Network, NetworkConfig, Offloads,
+    Outbox, Packet, Port, PortId, PortRole, Received, Uplink,
 };
 use mio::event::Event;
 use mio::{Events, Poll};
@@ -71,6 +71,7 @@ impl Rig {
             mtu: IpMtu(1500),
             host_addresses: Vec::new(),
             isolated_from: Vec::new(),
+            leg: Leg::Inside,
         };
         let mut dp = Datapath::new(network, Arc::new(config), Arc::<PortCounters>::default());
         let port = Port {

@@ -10,7 +10,7 @@ use datapath::offload::{OFFLOAD_HEADER_LEN, Offload};
 use datapath::port::{MacAddr, Offloads};
 use datapath::stats::PortCounters;
 use datapath::{
-    Body, Datapath, Decision, DropReason, Fate, Gateway, IpMtu, MAX_FRAME_LEN, Network,
+    Body, Datapath, Decision, DropReason, Fate, Gateway, IpMtu, Leg, MAX_FRAME_LEN, Network,
     NetworkConfig, Outbox, Port, PortId, PortRole, PortTotals, Received, Silent, Uplink,
 };
 use nat::{Conntrack, Profile, Zone};
@@ -74,6 +74,7 @@ impl Lab {
             mtu: IpMtu::ETHERNET,
             host_addresses: vec![IpAddr::from([198, 51, 100, 1])],
             isolated_from: vec!["203.0.113.0/24".parse().expect("a subnet")],
+            leg: Leg::Inside,
         };
         let network = Arc::new(Network::new(Zone(1), conntrack));
         let mut datapath = Datapath::new(network, Arc::new(config), Arc::default());
