@@ -148,7 +148,7 @@ impl Datapath {
         why: &mut W,
     ) -> Result<Decision, DropReason> {
         if self.config.leg != Leg::Inside {
-            return self.from_outside(received, packet, now, out, why);
+            return self.outside_packet(received, packet, now, out, why);
         }
         let gateway = self.config.gateway.as_ref().ok_or(DropReason::NoGateway)?;
         // The host's kernel has the gateway's addresses, too (RFC 1812 §5.3.7, last paragraph).

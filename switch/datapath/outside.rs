@@ -19,7 +19,7 @@ use crate::why::{Step, Why};
 
 impl Datapath {
     /// Decides a packet that was sent to our station on a segment.
-    pub(crate) fn from_outside<W: Why>(
+    pub(crate) fn outside_packet<W: Why>(
         &mut self,
         received: &Received<'_>,
         packet: Packet,
