@@ -258,13 +258,25 @@ impl Datapath {
         out: &mut Outbox,
     ) {
         out.frame_mut(built)[..6].copy_from_slice(dst.as_bytes());
-        self.gateway_counters.received(built.len());
-        let body = Body::Built(built);
+        self.depart(Body::Built(built), built.len(), dst, offload, now, out);
+    }
+
+    /// The same for a frame of `len` octets that says where it goes.
+    pub(crate) fn depart(
+        &mut self,
+        body: Body,
+        len: usize,
+        dst: MacAddr,
+        offload: Offload,
+        now: Instant,
+        out: &mut Outbox,
+    ) {
+        self.gateway_counters.received(len);
         let known = dst.is_unicast().then(|| self.cache.lookup(&self.network.fdb, dst, now));
         let fate = if let Some(Some(to)) = known {
             match self.attached(to) {
                 None => Fate::Dropped(DropReason::NoPort),
-                Some(egress) if !fits(&egress.port, built.len(), offload) => {
+                Some(egress) if !fits(&egress.port, len, offload) => {
                     Fate::Dropped(DropReason::MtuExceeded)
                 }
                 Some(_) => {
@@ -273,7 +285,7 @@ impl Datapath {
                 }
             }
         } else {
-            match self.flood(PortId::GATEWAY, None, body, built.len(), offload, out) {
+            match self.flood(PortId::GATEWAY, None, body, len, offload, out) {
                 0 => Fate::Dropped(DropReason::NoPort),
                 _ => Fate::Forwarded,
             }

@@ -13,6 +13,7 @@
 pub mod bridge;
 pub mod checksum;
 pub mod coalesce;
+pub mod crossing;
 pub mod drop;
 pub mod emit;
 pub mod fdb;
@@ -26,6 +27,7 @@ pub mod leg;
 pub mod neighbour;
 pub mod network;
 pub mod offload;
+mod onward;
 mod originate;
 pub mod outbox;
 mod outside;
@@ -36,10 +38,12 @@ pub mod reset;
 pub mod resolve;
 pub mod route;
 pub mod segment;
+pub mod slot;
 pub mod stats;
 pub mod why;
 
 pub use bridge::{Datapath, Decision, Received};
+pub use crossing::{Arrival, Crossed, Crossing, Legs};
 pub use drop::{DropReason, REASONS};
 pub use hop::Hop;
 pub use icmp::IcmpError;
@@ -52,5 +56,6 @@ pub use port::{
     ETHERNET_HEADER_LEN, IpMtu, MAX_FRAME_LEN, MacAddr, Offloads, Payer, Port, PortId, PortRole,
 };
 pub use presence::{Addressing, Change, Heard, Presence, PresenceConfig};
+pub use slot::Slot;
 pub use stats::{Fate, PortCounters, PortTotals};
 pub use why::{Silent, Step, Why};
