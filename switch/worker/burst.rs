@@ -3,7 +3,8 @@
 //! A burst is bounded in frames and in octets: what it holds shall still be in the L2 cache when it is
 //! written, and no port shall keep a turn for itself.
 
-use datapath::{DropReason, OFFLOAD_HEADER_LEN, Offload};
+use datapath::slot::SPARE;
+use datapath::{DropReason, OFFLOAD_HEADER_LEN, Offload, Slot};
 
 use crate::queue::{BUFFER_LEN, Queue, QueueError};
 
@@ -12,6 +13,9 @@ pub(crate) const MAX_FRAMES: usize = 32;
 
 /// Octets after which a burst is over; each segment to be cut counts for some ([`Offload::cost`]).
 const MAX_OCTETS: usize = 256 * 1024;
+
+/// Octets from one buffer to the next: behind each is room for a longer IP header.
+const STRIDE: usize = BUFFER_LEN + SPARE;
 
 /// How reading a burst ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +31,7 @@ pub(crate) enum Drained {
 /// A burst.
 #[derive(Debug)]
 pub(crate) struct Burst {
-    /// [`MAX_FRAMES`] buffers of [`BUFFER_LEN`] octets in one allocation, so large that the kernel gives
+    /// [`MAX_FRAMES`] buffers of [`STRIDE`] octets in one allocation, so large that the kernel gives
     /// its pages only when frames of that many and that length come.
     buffers: Box<[u8]>,
     lens: Vec<usize>,
@@ -36,7 +40,7 @@ pub(crate) struct Burst {
 impl Default for Burst {
     fn default() -> Self {
         Self {
-            buffers: vec![0; MAX_FRAMES * BUFFER_LEN].into_boxed_slice(),
+            buffers: vec![0; MAX_FRAMES * STRIDE].into_boxed_slice(),
             lens: Vec::with_capacity(MAX_FRAMES),
         }
     }
@@ -47,8 +51,8 @@ impl Burst {
     pub(crate) fn fill(&mut self, queue: &Queue) -> Drained {
         self.lens.clear();
         let mut octets = 0;
-        for buffer in self.buffers.chunks_exact_mut(BUFFER_LEN) {
-            match recv(queue, buffer) {
+        for buffer in self.buffers.chunks_exact_mut(STRIDE) {
+            match recv(queue, &mut buffer[..BUFFER_LEN]) {
                 Ok(len) => {
                     octets += cost(&buffer[..len]);
                     self.lens.push(len);
@@ -69,7 +73,7 @@ impl Burst {
 
     /// The frame at `place` behind its offload header, as it was read.
     pub(crate) fn with_header(&self, place: usize) -> &[u8] {
-        &self.buffers[place * BUFFER_LEN..][..self.lens[place]]
+        &self.buffers[place * STRIDE..][..self.lens[place]]
     }
 
     /// The frame at `place`, and what was left undone on it.
@@ -79,6 +83,13 @@ impl Burst {
             Some((header, frame)) => (frame, Offload::parse(header)),
             None => (&[], Err(DropReason::Runt)),
         }
+    }
+
+    /// The frame at `place`, to be rewritten where it lies. It has been looked at, and has its header.
+    pub(crate) fn slot(&mut self, place: u16) -> Slot<'_> {
+        let index = usize::from(place);
+        let octets = &mut self.buffers[index * STRIDE..][..STRIDE];
+        Slot::new(octets, &mut self.lens[index], Some(place))
     }
 
     /// Puts one frame in place of the burst, for a frame that another worker handed over.

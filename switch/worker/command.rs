@@ -9,6 +9,7 @@ use nat::Zone;
 use relay::{Key, Published};
 
 use crate::queue::Queue;
+use crate::station::Station;
 
 /// Tells the asker that a worker has done what was asked.
 #[derive(Clone, Debug)]
@@ -63,6 +64,8 @@ pub(crate) enum Command {
         id: PortId,
         done: Done,
     },
+    /// Our station on a segment whose network was set; [`Command::RemoveNetwork`] takes it away.
+    AddStation(Arc<Station>),
     Publish {
         published: Vec<Published>,
         reply: Sender<io::Result<Vec<Key>>>,

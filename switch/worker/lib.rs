@@ -9,12 +9,16 @@
 mod burst;
 mod command;
 mod control;
+mod crossing;
 mod egress;
 mod nets;
 mod queue;
+mod raw;
+mod rules;
 mod segments;
-mod stations;
+mod station;
 mod switch;
+mod tables;
 mod urgency;
 mod worker;
 

@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
+use std::ops::{Deref, DerefMut};
 
-use datapath::{Datapath, Offloads, PortId};
+use datapath::{Datapath, Legs, Offloads, PortId};
 use nat::Zone;
 
 use crate::queue::Queue;
@@ -43,7 +44,28 @@ impl Net {
 
 /// Networks by zone. One is looked up for every frame that is routed, so the hash is a cheap one: zones are
 /// numbers of our own making.
-pub(crate) type Nets = HashMap<Zone, Net, BuildHasherDefault<ZoneHasher>>;
+#[derive(Debug, Default)]
+pub(crate) struct Nets(HashMap<Zone, Net, BuildHasherDefault<ZoneHasher>>);
+
+impl Deref for Nets {
+    type Target = HashMap<Zone, Net, BuildHasherDefault<ZoneHasher>>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl DerefMut for Nets {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.0
+    }
+}
+
+impl Legs for Nets {
+    fn leg(&mut self, zone: Zone) -> Option<&mut Datapath> {
+        self.get_mut(&zone).map(|net| &mut net.dp)
+    }
+}
 
 /// Spreads 16 bits over 64 by one multiplication.
 #[derive(Clone, Copy, Debug, Default)]

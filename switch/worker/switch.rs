@@ -6,27 +6,25 @@
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::io;
+use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant as HostInstant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
-use datapath::{DropReason, Leg, Network, Port, PortCounters, PortId, PortTotals, network};
+use datapath::{Leg, Network, Port, PortCounters, PortId, Uplink, network};
 use mio::{Poll, Waker};
-use nat::{Conntrack, Direction, Profile, Protocol, Zone};
+use nat::{Conntrack, Profile, Protocol, Zone};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 use relay::{Key, Limits, Policy, Published, Relay, Shared, Stock, Supplies};
 use smoltcp::time::Instant;
 
 use crate::command::{Command, Done};
-use crate::control::{
-    Config, Event, FdbRow, FlowRow, NeighbourRow, NetworkConfig, NetworkId, PortConfig, PortStats,
-    Publication, PublishId, WorkerStats,
-};
+use crate::control::{Config, Event, NetworkConfig, NetworkId, PortConfig, Publication, PublishId};
 use crate::queue::Queue;
+use crate::station::{self, Station};
 use crate::urgency::{self, Urgency};
 use crate::worker::{Setup, Tally, WAKER, Worker};
 
@@ -47,26 +45,30 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const TAKING_BACK: usize = 3;
 
 #[derive(Debug)]
-struct WorkerHandle {
+pub(crate) struct WorkerHandle {
     commands: Sender<Command>,
     waker: Arc<Waker>,
-    tally: Arc<Tally>,
+    pub(crate) tally: Arc<Tally>,
     thread: Option<JoinHandle<()>>,
 }
 
+/// A network, or a segment of the world.
 #[derive(Debug)]
-struct Known {
-    config: NetworkConfig,
-    network: Arc<Network>,
-    gateway: Vec<Arc<PortCounters>>,
-    /// Counters per worker.
-    ports: BTreeMap<PortId, Vec<Arc<PortCounters>>>,
+pub(crate) struct Known {
+    pub(crate) config: NetworkConfig,
+    pub(crate) network: Arc<Network>,
+    /// The gateway's counters per worker.
+    pub(crate) gateway: Vec<Arc<PortCounters>>,
+    /// Counters per worker, and the addresses given.
+    pub(crate) ports: BTreeMap<PortId, (Vec<Arc<PortCounters>>, Vec<IpAddr>)>,
     next_port: u16,
+    /// Our station there, if it is a segment.
+    pub(crate) station: Option<Arc<Station>>,
 }
 
 #[derive(Debug, Default)]
-struct State {
-    networks: BTreeMap<NetworkId, Known>,
+pub(crate) struct State {
+    pub(crate) networks: BTreeMap<NetworkId, Known>,
     published: BTreeMap<PublishId, (usize, Key)>,
     next_publish: u32,
 }
@@ -74,9 +76,9 @@ struct State {
 /// The running switch. Dropping it stops the workers.
 #[derive(Debug)]
 pub struct Switch {
-    workers: Vec<WorkerHandle>,
-    conntrack: Arc<Conntrack>,
-    shared: Arc<Shared>,
+    pub(crate) workers: Vec<WorkerHandle>,
+    pub(crate) conntrack: Arc<Conntrack>,
+    pub(crate) shared: Arc<Shared>,
     epoch: HostInstant,
     state: Mutex<State>,
     /// There is nobody to fill stocks before the first.
@@ -162,7 +164,7 @@ impl Switch {
         self.workers.len()
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         // A panic under the lock leaves nothing half-done that a later call could not see.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -171,20 +173,28 @@ impl Switch {
     /// are kept apart from each other.
     pub fn set_network(&self, id: NetworkId, config: NetworkConfig) {
         let mut state = self.state();
+        let zone = Zone(id.0);
         if let Some(known) = state.networks.get_mut(&id) {
-            known.config = config;
+            let before = std::mem::replace(&mut known.config, config);
+            if matches!(before.uplink, Uplink::Raw(_)) && before.uplink != known.config.uplink {
+                station::forget_flows(&self.conntrack, zone);
+            }
         } else {
-            let zone = Zone(id.0);
-            let known = Known {
-                config,
-                network: Arc::new(Network::new(zone, Arc::clone(&self.conntrack))),
-                gateway: self.counters(),
-                ports: BTreeMap::new(),
-                next_port: 1,
-            };
-            state.networks.insert(id, known);
+            let network = Network::new(zone, Arc::clone(&self.conntrack));
+            state.networks.insert(id, self.known(config, Arc::new(network), None));
         }
         self.tell_networks(&state);
+    }
+
+    /// A network that has no port yet.
+    pub(crate) fn known(
+        &self,
+        config: NetworkConfig,
+        network: Arc<Network>,
+        station: Option<Arc<Station>>,
+    ) -> Known {
+        let (gateway, ports) = (self.counters(), BTreeMap::new());
+        Known { config, network, gateway, ports, next_port: 1, station }
     }
 
     /// Sets how the socket uplink's mappings and the flows of published ports behave in a network: who may
@@ -194,39 +204,70 @@ impl Switch {
         self.shared.set_policy(Zone(id.0), policy);
     }
 
-    fn counters(&self) -> Vec<Arc<PortCounters>> {
+    pub(crate) fn counters(&self) -> Vec<Arc<PortCounters>> {
         self.workers.iter().map(|_| Arc::default()).collect()
     }
 
-    fn tell_networks(&self, state: &State) {
+    /// Tells the workers what the networks are by now, and the stations who is behind them.
+    pub(crate) fn tell_networks(&self, state: &State) {
         for (id, known) in &state.networks {
-            let others = state.networks.iter().filter(|(other, _)| *other != id);
+            let subnets = |other: &NetworkId| {
+                let gateway =
+                    state.networks.get(other).and_then(|other| other.config.gateway.as_ref());
+                gateway.map(|gateway| gateway.addresses.clone()).unwrap_or_default()
+            };
+            if let Some(station) = &known.station {
+                let zone = Zone(id.0);
+                let behind = state.networks.iter().filter(|(_, other)| {
+                    other.station.is_none() && other.config.uplink == Uplink::Raw(zone)
+                });
+                let named = behind.flat_map(|(other, _)| {
+                    subnets(other).into_iter().map(|subnet| (subnet, Zone(other.0)))
+                });
+                if station.set_behind(named.collect()) {
+                    self.workers.iter().for_each(WorkerHandle::wake);
+                }
+                continue;
+            }
+            let others = state
+                .networks
+                .iter()
+                .filter(|(other, known)| *other != id && known.station.is_none());
             let config = Arc::new(network::NetworkConfig {
                 gateway: known.config.gateway.clone(),
                 uplink: known.config.uplink,
                 mtu: known.config.mtu,
                 host_addresses: known.config.host_addresses.clone(),
-                isolated_from: others
-                    .filter_map(|(_, other)| other.config.gateway.as_ref())
-                    .flat_map(|gateway| gateway.addresses.iter().copied())
-                    .collect(),
+                isolated_from: others.flat_map(|(other, _)| subnets(other)).collect(),
                 leg: Leg::Inside,
             });
-            for (worker, counters) in self.workers.iter().zip(&known.gateway) {
-                worker.tell(Command::SetNetwork {
-                    zone: Zone(id.0),
-                    network: Arc::clone(&known.network),
-                    config: Arc::clone(&config),
-                    counters: Arc::clone(counters),
-                });
-            }
+            self.tell_network(*id, known, &config);
+        }
+    }
+
+    pub(crate) fn tell_network(
+        &self,
+        id: NetworkId,
+        known: &Known,
+        config: &Arc<network::NetworkConfig>,
+    ) {
+        for (worker, counters) in self.workers.iter().zip(&known.gateway) {
+            worker.tell(Command::SetNetwork {
+                zone: Zone(id.0),
+                network: Arc::clone(&known.network),
+                config: Arc::clone(config),
+                counters: Arc::clone(counters),
+            });
         }
     }
 
     /// Removes a network with its ports, flows and published ports.
     pub fn remove_network(&self, id: NetworkId) {
         let mut state = self.state();
-        if state.networks.remove(&id).is_some() {
+        if let Some(known) = state.networks.remove(&id) {
+            if matches!(known.config.uplink, Uplink::Raw(_)) {
+                station::forget_flows(&self.conntrack, Zone(id.0));
+            }
             // A worker that does not answer is stuck in a system call; there is nothing to undo.
             let _ = self.ask_all(|_, done| Some(Command::RemoveNetwork { zone: Zone(id.0), done }));
             self.shared.set_policy(Zone(id.0), Policy::default());
@@ -261,7 +302,7 @@ impl Switch {
             mac: config.mac,
             addresses: config.addresses,
         };
-        known.ports.insert(id, counters.clone());
+        known.ports.insert(id, (counters.clone(), port.addresses.clone()));
         let zone = Zone(network.0);
         let mut queues = queues.into_iter().enumerate();
         let added = self.ask_all(|worker, done| {
@@ -288,10 +329,16 @@ impl Switch {
     pub fn remove_port(&self, network: NetworkId, port: PortId) {
         let mut state = self.state();
         let Some(known) = state.networks.get_mut(&network) else { return };
-        if known.ports.remove(&port).is_some() {
-            let zone = Zone(network.0);
+        if let Some((_, addresses)) = known.ports.remove(&port) {
+            let (zone, uplink) = (Zone(network.0), known.config.uplink);
             // As for a network.
             let _ = self.ask_all(|_, done| Some(Command::RemovePort { zone, id: port, done }));
+            if let Uplink::Raw(Zone(segment)) = uplink
+                && let Some(station) = state.networks.get(&NetworkId(segment))
+                && let Some(station) = &station.station
+            {
+                addresses.iter().for_each(|addr| station.nat().forget_inside(zone, *addr));
+            }
         }
     }
 
@@ -436,95 +483,9 @@ impl Switch {
         outcome
     }
 
-    fn now(&self) -> Instant {
+    pub(crate) fn now(&self) -> Instant {
         let micros = self.epoch.elapsed().as_micros();
         Instant::from_micros(i64::try_from(micros).unwrap_or(i64::MAX))
-    }
-
-    /// The stations of a network, the gateway's own first.
-    pub fn fdb(&self, network: NetworkId) -> Vec<FdbRow> {
-        let state = self.state();
-        let Some(known) = state.networks.get(&network) else { return Vec::new() };
-        let now = self.now();
-        let own = known.config.gateway.iter().map(|gateway| FdbRow {
-            mac: gateway.mac,
-            port: PortId::GATEWAY,
-            permanent: true,
-            age: Duration::ZERO,
-        });
-        let mut learned: Vec<_> = known
-            .network
-            .fdb
-            .list()
-            .into_iter()
-            .map(|(mac, port, seen)| FdbRow { mac, port, permanent: false, age: since(seen, now) })
-            .collect();
-        learned.sort_by_key(|row| (row.port, row.mac));
-        own.chain(learned).collect()
-    }
-
-    /// The gateway's neighbours on a network.
-    pub fn neighbours(&self, network: NetworkId) -> Vec<NeighbourRow> {
-        let state = self.state();
-        let Some(known) = state.networks.get(&network) else { return Vec::new() };
-        let mut rows: Vec<_> = known
-            .network
-            .neighbours
-            .list(self.now())
-            .into_iter()
-            .map(|(addr, mac, state)| NeighbourRow { addr, mac, state: state.name() })
-            .collect();
-        rows.sort_by_key(|row| row.addr);
-        rows
-    }
-
-    /// The flows of a network, or of all.
-    pub fn flows(&self, network: Option<NetworkId>) -> Vec<FlowRow> {
-        let now = self.now();
-        let timeouts = |entry: &nat::Entry| match entry.owner() {
-            nat::Owner::NONE => *self.conntrack.timeouts(),
-            _ => self.shared.policy(entry.zone).timeouts,
-        };
-        let entries = self.conntrack.list(network.map(|network| Zone(network.0)));
-        let mut rows: Vec<_> = entries
-            .iter()
-            .map(|entry| FlowRow {
-                network: NetworkId(entry.zone.0),
-                original: entry.original,
-                reply: entry.reply,
-                state: entry.state(),
-                replied: entry.replied(),
-                assured: entry.assured(),
-                expires_in: since(now, entry.expires_at(&timeouts(entry))),
-                sent: entry.counts(Direction::Original),
-                received: entry.counts(Direction::Reply),
-            })
-            .collect();
-        rows.sort_by_key(|row| (row.network, row.original.protocol, row.original.src));
-        rows
-    }
-
-    /// The counts of a network's ports, the gateway ([`PortId::GATEWAY`]) among them.
-    pub fn stats(&self, network: NetworkId) -> Vec<(PortId, PortStats)> {
-        let state = self.state();
-        let Some(known) = state.networks.get(&network) else { return Vec::new() };
-        let gateway = (PortId::GATEWAY, sum(&known.gateway));
-        let ports = known.ports.iter().map(|(id, counters)| (*id, sum(counters)));
-        std::iter::once(gateway).chain(ports).collect()
-    }
-
-    /// What the workers did.
-    pub fn worker_stats(&self) -> Vec<WorkerStats> {
-        self.workers
-            .iter()
-            .map(|worker| WorkerStats {
-                turns: worker.tally.turns.load(Relaxed),
-                sleeps: worker.tally.sleeps.load(Relaxed),
-                flows: worker.tally.flows.load(Relaxed),
-                spliced: worker.tally.spliced.load(Relaxed),
-                spliced_octets: worker.tally.spliced_octets.load(Relaxed),
-            })
-            .collect()
     }
 }
 
@@ -543,7 +504,12 @@ impl Drop for Switch {
 }
 
 impl WorkerHandle {
-    fn tell(&self, command: Command) {
+    /// It fails only if the worker has ended, and then there is nothing to wake it for.
+    pub(crate) fn wake(&self) {
+        let _ = self.waker.wake();
+    }
+
+    pub(crate) fn tell(&self, command: Command) {
         // It fails only if the worker has ended, which the missing answer then shows.
         if self.commands.send(command).is_ok() {
             let _ = self.waker.wake();
@@ -577,31 +543,4 @@ fn bind_to(cpu: usize) -> io::Result<()> {
 fn words_of(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default()
-}
-
-fn since(earlier: Instant, later: Instant) -> Duration {
-    if later > earlier { Duration::from(later - earlier) } else { Duration::ZERO }
-}
-
-fn sum(counters: &[Arc<PortCounters>]) -> PortStats {
-    let mut totals = PortTotals::default();
-    counters.iter().for_each(|counters| counters.add_to(&mut totals));
-    let named = |counts: &[u64]| {
-        DropReason::ALL
-            .iter()
-            .zip(counts)
-            .filter(|(_, count)| **count > 0)
-            .map(|(reason, count)| (reason.name(), *count))
-            .collect()
-    };
-    PortStats {
-        rx_frames: totals.rx_frames,
-        rx_octets: totals.rx_octets,
-        tx_frames: totals.tx_frames,
-        tx_octets: totals.tx_octets,
-        forwarded: totals.forwarded,
-        consumed: totals.consumed,
-        dropped: named(&totals.dropped),
-        tx_dropped: named(&totals.tx_dropped),
-    }
 }

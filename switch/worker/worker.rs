@@ -11,7 +11,9 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant as HostInstant};
 
 use crossbeam_channel::{Receiver, Sender};
-use datapath::{Datapath, Decision, DropReason, Fate, Outbox, Packet, PortId, Received, Silent};
+use datapath::{
+    Datapath, Decision, DropReason, Fate, Outbox, Packet, PortId, Received, Silent, Uplink,
+};
 use mio::event::Event as Readable;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
@@ -21,10 +23,11 @@ use smoltcp::time::{Duration as Span, Instant};
 
 use crate::burst::{Burst, Drained};
 use crate::command::{Command, Handed};
-use crate::control::{Event, NetworkId};
+use crate::control::{Event, NetworkId, SegmentId};
 use crate::egress::Egress;
 use crate::nets::{Net, Nets, PortQueue};
 use crate::queue::{Queue, QueueError};
+use crate::station::Stations;
 use crate::urgency::Urgency;
 
 /// The waker's token; keys of the relay and tokens of ports are never 0.
@@ -74,13 +77,40 @@ pub(crate) struct Setup {
     pub(crate) housekeeper: bool,
 }
 
+impl Setup {
+    /// Takes a packet of the flow `key` names, whoever owns it: a flow of another worker's is handed over.
+    /// The TAP steers a flow's frames to the queue its answers were written to, so that is for the first
+    /// frames after a pause.
+    pub(crate) fn relayed(
+        &mut self,
+        key: Key,
+        (received, with_header): (&Received<'_>, &[u8]),
+        packet: &Packet,
+        mut ctx: Context<'_>,
+    ) -> Result<(), DropReason> {
+        if !self.relay.is_elsewhere(key) {
+            return self.relay.flow(key, received, packet, &mut ctx);
+        }
+        let owner = self.others.get(usize::from(key.worker()));
+        let (frames, waker) = owner.ok_or(DropReason::NoFlow)?;
+        let zone = ctx.dp.network().zone;
+        let with_header = with_header.into();
+        let handed = Handed { zone, port: received.port, key, with_header };
+        frames.try_send(handed).map_err(|_| DropReason::RelayBufferFull)?;
+        // It fails only with the worker gone, and then nothing is left to be carried.
+        let _ = waker.wake();
+        Ok(())
+    }
+}
+
 /// The state of one worker thread.
 #[derive(Debug)]
 pub(crate) struct Worker {
-    setup: Setup,
-    networks: Nets,
-    burst: Burst,
-    out: Outbox,
+    pub(crate) setup: Setup,
+    pub(crate) networks: Nets,
+    pub(crate) stations: Stations,
+    pub(crate) burst: Burst,
+    pub(crate) out: Outbox,
     /// Ports with more to read.
     backlog: VecDeque<(Zone, PortId)>,
     egress: Egress,
@@ -93,6 +123,7 @@ impl Worker {
         Self {
             setup,
             networks: Nets::default(),
+            stations: Stations::default(),
             burst: Burst::default(),
             out: Outbox::default(),
             backlog: VecDeque::new(),
@@ -132,6 +163,7 @@ impl Worker {
                 }
                 self.take_over_all(now);
             }
+            self.look_at_stations();
             let frames = self.serve_ports(now);
             self.serve_relay(now);
             self.serve_time(now);
@@ -163,7 +195,9 @@ impl Worker {
         }
         let housekeeping =
             (self.setup.housekeeper && !self.networks.is_empty()).then_some(self.next_housekeeping);
-        let next = [self.setup.relay.poll_timeout(), housekeeping].into_iter().flatten().min()?;
+        let stations = if self.setup.housekeeper { self.stations.poll_timeout() } else { None };
+        let next = [self.setup.relay.poll_timeout(), housekeeping, stations];
+        let next = next.into_iter().flatten().min()?;
         // A sleep cut to whole milliseconds would end before its time, and spin.
         Some(Duration::from_micros((next - now).total_micros()).max(Duration::from_millis(1)))
             .filter(|_| next > now)
@@ -244,11 +278,11 @@ impl Worker {
 
     /// Carries one burst of a port to its end.
     fn serve_port(&mut self, zone: Zone, port: PortId, now: Instant) -> Option<Drained> {
-        let net = self.networks.get_mut(&zone)?;
-        let held = net.queues.get(port.index())?.as_ref()?;
+        let held = self.networks.get(&zone)?.queues.get(port.index())?.as_ref()?;
         let drained = self.burst.fill(&held.queue);
-        for place in 0..self.burst.len() {
-            let (frame, offload) = self.burst.frame(place);
+        for index in 0..self.burst.len() {
+            let net = self.networks.get_mut(&zone)?;
+            let (frame, offload) = self.burst.frame(index);
             let offload = match offload {
                 Ok(offload) => offload,
                 Err(reason) => {
@@ -256,22 +290,25 @@ impl Worker {
                     continue;
                 }
             };
-            let place = u16::try_from(place).expect("a burst is 32 frames");
+            let place = u16::try_from(index).expect("a burst is 32 frames");
             let received = Received { port, place, frame, offload };
             let decision = net.dp.ingress(&received, now, &mut self.out, &mut Silent);
-            let (packet, key) = match decision {
-                Decision::Flow(owner, _, packet) => (packet, Some(Key::from(owner))),
-                Decision::Uplink(packet) => (packet, None),
+            let (packet, key) = match (decision, net.dp.config().uplink) {
+                (Decision::Flow(owner, _, packet), _) => (packet, Some(Key::from(owner))),
+                (Decision::Uplink(packet), Uplink::Raw(segment)) => {
+                    self.cross(segment, (zone, port), place, packet, now);
+                    continue;
+                }
+                (Decision::Uplink(packet), _) => (packet, None),
                 _ => continue,
             };
             let mut ctx = Context { dp: &mut net.dp, out: &mut self.out, now };
             let outcome = match key {
                 None => self.setup.relay.uplink(&received, &packet, &mut ctx),
-                Some(key) if self.setup.relay.is_elsewhere(key) => {
-                    let with_header = self.burst.with_header(usize::from(place));
-                    hand_over(&self.setup.others, key, zone, port, with_header)
+                Some(key) => {
+                    let with_header = self.burst.with_header(index);
+                    self.setup.relayed(key, (&received, with_header), &packet, ctx)
                 }
-                Some(key) => self.setup.relay.flow(key, &received, &packet, &mut ctx),
             };
             let fate = match outcome {
                 Ok(()) => Fate::Consumed,
@@ -279,8 +316,10 @@ impl Worker {
             };
             net.dp.decided(port, fate);
         }
-        let mut ctx = Context { dp: &mut net.dp, out: &mut self.out, now };
-        self.setup.relay.end_burst(&mut ctx);
+        if let Some(net) = self.networks.get_mut(&zone) {
+            let mut ctx = Context { dp: &mut net.dp, out: &mut self.out, now };
+            self.setup.relay.end_burst(&mut ctx);
+        }
         self.flush();
         Some(drained)
     }
@@ -315,7 +354,7 @@ impl Worker {
     }
 
     /// Sends what is in the outbox.
-    fn flush(&mut self) {
+    pub(crate) fn flush(&mut self) {
         let failed = self.egress.flush(&mut self.networks, &self.burst, &mut self.out);
         self.out.clear();
         for (zone, port, error) in failed {
@@ -328,8 +367,7 @@ impl Worker {
         let QueueError::Gone(errno) = error else { return };
         let Some(held) = self.port_queue(zone, port) else { return };
         if !std::mem::replace(&mut held.dead, true) {
-            let event =
-                Event::PortDied { network: NetworkId(zone.0), port, error: errno.to_string() };
+            let event = died(zone, port, errno.to_string());
             // Nobody listens any more only when the switch is coming down.
             let _ = self.setup.events.send(event);
         }
@@ -355,12 +393,10 @@ impl Worker {
         if self.setup.housekeeper && now >= self.next_housekeeping {
             self.next_housekeeping = now + HOUSEKEEPING;
             let zones: Vec<_> = self.networks.keys().copied().collect();
-            for zone in zones {
-                if let Some(net) = self.networks.get_mut(&zone) {
-                    net.dp.handle_timeout(now, &mut self.out);
-                }
-                self.flush();
-            }
+            zones.into_iter().for_each(|zone| self.keep_house(zone, now));
+        }
+        if self.setup.housekeeper && self.stations.poll_timeout().is_some_and(|due| due <= now) {
+            self.serve_stations(now);
         }
     }
 
@@ -379,6 +415,7 @@ impl Worker {
                 Command::RemoveNetwork { zone, done } => {
                     self.end_flows(zone, None, now);
                     self.networks.remove(&zone);
+                    self.remove_station(zone);
                     done.tell();
                 }
                 Command::AddPort { zone, id, port, counters, queue, polled, done } => {
@@ -411,6 +448,7 @@ impl Worker {
                     }
                     done.tell();
                 }
+                Command::AddStation(station) => self.add_station(station),
                 Command::Publish { published, reply } => {
                     let _ = reply.send(self.publish(published));
                 }
@@ -469,36 +507,24 @@ impl Worker {
     }
 
     fn give_up(&self, error: &io::Error) {
-        for (zone, net) in &self.networks {
+        for (zone, net) in self.networks.iter() {
             let ports = net.queues.iter().enumerate().filter(|(_, held)| held.is_some());
             for (index, _) in ports {
                 let port = PortId(u16::try_from(index).unwrap_or(u16::MAX));
-                let event = Event::PortDied {
-                    network: NetworkId(zone.0),
-                    port,
-                    error: format!("worker {} cannot poll: {error}", self.setup.index),
-                };
+                let error = format!("worker {} cannot poll: {error}", self.setup.index);
+                let event = died(*zone, port, error);
                 let _ = self.setup.events.send(event);
             }
         }
     }
 }
 
-/// Hands a frame to the worker that owns its flow. The TAP steers a flow's frames to the queue its
-/// answers were written to, so this is for the first frames after a pause.
-fn hand_over(
-    others: &[(Sender<Handed>, Arc<Waker>)],
-    key: Key,
-    zone: Zone,
-    port: PortId,
-    with_header: &[u8],
-) -> Result<(), DropReason> {
-    let (frames, waker) = others.get(usize::from(key.worker())).ok_or(DropReason::NoFlow)?;
-    let handed = Handed { zone, port, key, with_header: with_header.into() };
-    frames.try_send(handed).map_err(|_| DropReason::RelayBufferFull)?;
-    // It fails only with the worker gone, and then nothing is left to be carried.
-    let _ = waker.wake();
-    Ok(())
+/// A port's device is gone: the one of a segment is all it has.
+fn died(zone: Zone, port: PortId, error: String) -> Event {
+    match SegmentId::of(zone) {
+        Some(segment) => Event::SegmentDied { segment, error },
+        None => Event::PortDied { network: NetworkId(zone.0), port, error },
+    }
 }
 
 fn add(count: &AtomicU64) {

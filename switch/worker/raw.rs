@@ -1,0 +1,142 @@
+//! What the control side asks of the raw uplink: our stations on segments, and what is published there.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use datapath::{Gateway, PortId, Uplink};
+use nat::Nat;
+
+use crate::command::Command;
+use crate::control::{NetworkConfig, PortConfig, SegmentId};
+use crate::rules;
+use crate::segments::{
+    AddressOrigin, AddressRow, AddressState, NatPublication, SegmentConfig, SegmentRow,
+};
+use crate::station::Station;
+use crate::switch::Switch;
+
+impl Switch {
+    /// Puts a station of ours on the segment that `device` is an interface of, an
+    /// [`Interface`](datapath::PortRole::Interface) port. Networks reach it once their uplink is
+    /// [`Uplink::Raw`] of its zone.
+    ///
+    /// # Errors
+    ///
+    /// `AlreadyExists`; `InvalidInput` for a configuration that contradicts itself, in words; as
+    /// [`add_port`](Self::add_port).
+    pub fn add_segment(
+        &self,
+        id: SegmentId,
+        config: SegmentConfig,
+        device: PortConfig,
+    ) -> io::Result<PortId> {
+        rules::check(&config).map_err(invalid)?;
+        if SegmentId::of(id.zone()) != Some(id) {
+            return Err(invalid(format!("segment {}: beyond 32767", id.0)));
+        }
+        let mut state = self.state();
+        if state.networks.contains_key(&id.network()) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        let as_network = as_network(id, &config);
+        let station = Arc::new(Station::new(id, config, Arc::clone(&self.conntrack)));
+        let network = Arc::clone(&station.network);
+        let known = self.known(as_network, network, Some(Arc::clone(&station)));
+        self.tell_network(id.network(), &known, &station.current().config);
+        for worker in &self.workers {
+            worker.tell(Command::AddStation(Arc::clone(&station)));
+        }
+        state.networks.insert(id.network(), known);
+        self.tell_networks(&state);
+        drop(state);
+        self.add_port(id.network(), device).inspect_err(|_| self.remove_segment(id))
+    }
+
+    /// Changes our station, or what becomes of packets. Flows go on where they can: those shown with an
+    /// address that is gone end, and all end if the way of translating changes.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound`; as [`add_segment`](Self::add_segment).
+    pub fn set_segment(&self, id: SegmentId, config: SegmentConfig) -> io::Result<()> {
+        rules::check(&config).map_err(invalid)?;
+        let mut state = self.state();
+        let known = state.networks.get_mut(&id.network()).ok_or(io::ErrorKind::NotFound)?;
+        let station = known.station.clone().ok_or(io::ErrorKind::NotFound)?;
+        known.config = as_network(id, &config);
+        station.configure(config);
+        self.workers.iter().for_each(|worker| worker.wake());
+        Ok(())
+    }
+
+    /// Takes our station from a segment. Its flows end; networks behind it have no way out any more.
+    /// Taking one that is not there does nothing.
+    pub fn remove_segment(&self, id: SegmentId) {
+        self.remove_network(id.network());
+    }
+
+    /// The segments, with what our stations have there now.
+    pub fn segment_rows(&self) -> Vec<SegmentRow> {
+        let state = self.state();
+        let known = state.networks.values();
+        let rows = known.filter_map(|known| {
+            let station = known.station.as_ref()?;
+            let config = station.config();
+            let (addresses, routers) = station.addresses();
+            let addresses = addresses.into_iter().map(|cidr| AddressRow {
+                cidr,
+                origin: AddressOrigin::Static,
+                state: AddressState::Valid,
+                valid_for: None::<Duration>,
+            });
+            Some(SegmentRow {
+                segment: station.segment,
+                mac: config.mac,
+                mtu: config.mtu,
+                addresses: addresses.collect(),
+                routers,
+                lease: None,
+                port: known.ports.keys().next().copied().unwrap_or(PortId::GATEWAY),
+            })
+        });
+        rows.collect()
+    }
+
+    /// Publishes these ports at a segment's addresses, in place of those before. Flows by a port that is
+    /// published no more, or leads elsewhere, end; all others go on.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound`; `InvalidInput` for one that cannot be, in words: none is published then.
+    pub fn publish_nat(&self, id: SegmentId, published: Vec<NatPublication>) -> io::Result<()> {
+        published.iter().try_for_each(rules::check_published).map_err(invalid)?;
+        let state = self.state();
+        let known = state.networks.get(&id.network()).ok_or(io::ErrorKind::NotFound)?;
+        let station = known.station.as_ref().ok_or(io::ErrorKind::NotFound)?;
+        station.publish(published);
+        Ok(())
+    }
+
+    /// A segment's NAT, for listings: its rules with their counts, its mappings. Another one takes its
+    /// place when the way of translating changes.
+    pub fn nat(&self, id: SegmentId) -> Option<Arc<Nat>> {
+        let state = self.state();
+        let station = state.networks.get(&id.network())?.station.as_ref()?;
+        Some(station.nat())
+    }
+}
+
+fn invalid(why: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, why)
+}
+
+/// A segment by the name of a network, for listings.
+fn as_network(id: SegmentId, config: &SegmentConfig) -> NetworkConfig {
+    NetworkConfig {
+        gateway: Some(Gateway { mac: config.mac, addresses: Vec::new() }),
+        uplink: Uplink::Raw(id.zone()),
+        mtu: config.mtu,
+        host_addresses: Vec::new(),
+    }
+}

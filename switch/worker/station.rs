@@ -1,0 +1,353 @@
+//! Our station on a segment: what all workers know of it, and how they hear that it has changed.
+//!
+//! Whoever changes anything makes a new configuration and a new [`Crossing`] and counts one up; each worker
+//! looks at that number once a turn, and takes what is new. So a worker that hears a router, and the control
+//! side, change a station by the same way, and no frame waits for either.
+
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering::AcqRel, Ordering::Acquire};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use datapath::{
+    Addressing, Crossing, Gateway, Hop, IpMtu, Leg, Network, NetworkConfig, Outside, Uplink,
+};
+use nat::{Conntrack, External, Nat, Npt, Zone};
+use smoltcp::time::{Duration, Instant};
+use smoltcp::wire::IpCidr;
+
+use crate::control::SegmentId;
+use crate::rules;
+use crate::segments::{NatPublication, SegmentConfig};
+
+/// What the workers need of a station.
+#[derive(Clone, Debug)]
+pub(crate) struct Current {
+    /// Of the segment, as a network.
+    pub(crate) config: Arc<NetworkConfig>,
+    pub(crate) crossing: Arc<Crossing>,
+}
+
+/// How often conntrack's next part is looked at for flows that are over (`Nat::expire`).
+const EXPIRE: Duration = Duration::from_millis(100);
+
+/// One worker's view of the stations.
+#[derive(Debug)]
+pub(crate) struct Stations {
+    held: Vec<Held>,
+    next_expire: Instant,
+}
+
+/// A station, and what this worker knows of it.
+#[derive(Debug)]
+struct Held {
+    station: Arc<Station>,
+    current: Current,
+    seen: u64,
+}
+
+impl Default for Stations {
+    fn default() -> Self {
+        Self { held: Vec::new(), next_expire: Instant::ZERO }
+    }
+}
+
+impl Stations {
+    pub(crate) fn add(&mut self, station: Arc<Station>) {
+        let (seen, current) = (station.changes(), station.current());
+        self.held.push(Held { station, current, seen });
+    }
+
+    pub(crate) fn remove(&mut self, segment: Zone) {
+        self.held.retain(|held| held.station.segment.zone() != segment);
+    }
+
+    /// Takes what is new, and calls `changed` with each segment that is another.
+    pub(crate) fn look(&mut self, mut changed: impl FnMut(Zone, &Arc<NetworkConfig>)) {
+        for held in &mut self.held {
+            let changes = held.station.changes();
+            if changes != held.seen {
+                held.seen = changes;
+                held.current = held.station.current();
+                changed(held.station.segment.zone(), &held.current.config);
+            }
+        }
+    }
+
+    /// Whether the next part of conntrack is to be looked at now.
+    pub(crate) fn expires(&mut self, now: Instant) -> bool {
+        let due = now >= self.next_expire;
+        if due {
+            self.next_expire = now + EXPIRE;
+        }
+        due
+    }
+
+    pub(crate) fn crossings(&self) -> impl Iterator<Item = &Crossing> {
+        self.held.iter().map(|held| &*held.current.crossing)
+    }
+
+    pub(crate) fn current(&self, segment: Zone) -> Option<&Current> {
+        let held = self.held.iter().find(|held| held.station.segment.zone() == segment)?;
+        Some(&held.current)
+    }
+
+    /// When conntrack is to be looked at again, while anything is tracked there.
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        let busy = self.held.iter().any(|held| {
+            let nat = held.current.crossing.nat();
+            !nat.conntrack().is_empty() || nat.fragment_octets() > 0
+        });
+        let due = self.held.iter().filter_map(|held| held.current.crossing.nat().next_due());
+        due.chain(busy.then_some(self.next_expire)).min()
+    }
+}
+
+/// What the current state is made of.
+#[derive(Debug)]
+struct Parts {
+    config: SegmentConfig,
+    nat: Arc<Nat>,
+    /// The addresses in use.
+    addresses: Vec<IpCidr>,
+    routes: Vec<Hop>,
+    mtu: IpMtu,
+    /// Subnets of the networks behind it.
+    behind: Vec<(IpCidr, Zone)>,
+    published: Vec<NatPublication>,
+    current: Current,
+}
+
+/// Our station on one segment.
+#[derive(Debug)]
+pub(crate) struct Station {
+    pub(crate) segment: SegmentId,
+    /// What the workers share of the segment as a network.
+    pub(crate) network: Arc<Network>,
+    parts: Mutex<Parts>,
+    changes: AtomicU64,
+}
+
+impl Station {
+    pub(crate) fn new(
+        segment: SegmentId,
+        config: SegmentConfig,
+        conntrack: Arc<Conntrack>,
+    ) -> Self {
+        let zone = segment.zone();
+        let network = Arc::new(Network::of_segment(zone, Arc::clone(&conntrack)));
+        let nat = new_nat(&config, zone, conntrack);
+        let crossing = Crossing::new(Arc::clone(&nat), zone, Vec::new(), Vec::new());
+        let mut parts = Parts {
+            mtu: config.mtu,
+            addresses: given(&config),
+            routes: default_routes(&config),
+            behind: Vec::new(),
+            published: Vec::new(),
+            current: Current {
+                config: Arc::new(network_config(&config, zone, &[], &[], &[])),
+                crossing: Arc::new(crossing),
+            },
+            config,
+            nat,
+        };
+        parts.renew(zone);
+        parts.set_rules(zone);
+        Self { segment, network, parts: Mutex::new(parts), changes: AtomicU64::new(1) }
+    }
+
+    fn parts(&self) -> MutexGuard<'_, Parts> {
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How often it has changed.
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes.load(Acquire)
+    }
+
+    /// What the workers need of it now.
+    pub(crate) fn current(&self) -> Current {
+        self.parts().current.clone()
+    }
+
+    pub(crate) fn nat(&self) -> Arc<Nat> {
+        Arc::clone(&self.parts().nat)
+    }
+
+    pub(crate) fn config(&self) -> SegmentConfig {
+        self.parts().config.clone()
+    }
+
+    /// The addresses in use, and the routers.
+    pub(crate) fn addresses(&self) -> (Vec<IpCidr>, Vec<IpAddr>) {
+        let parts = self.parts();
+        let routers = parts.routes.iter().filter_map(|hop| hop.via).collect();
+        (parts.addresses.clone(), routers)
+    }
+
+    /// Takes the subnets of the networks behind it; true if they are others.
+    pub(crate) fn set_behind(&self, behind: Vec<(IpCidr, Zone)>) -> bool {
+        let mut parts = self.parts();
+        let other = parts.behind != behind;
+        if other {
+            parts.behind = behind;
+            parts.renew(self.segment.zone());
+            self.changes.fetch_add(1, AcqRel);
+        }
+        other
+    }
+
+    /// Publishes these ports in place of those before.
+    pub(crate) fn publish(&self, published: Vec<NatPublication>) {
+        let mut parts = self.parts();
+        parts.published = published;
+        parts.set_rules(self.segment.zone());
+    }
+
+    /// Changes what it is and does.
+    pub(crate) fn configure(&self, config: SegmentConfig) {
+        let zone = self.segment.zone();
+        let mut parts = self.parts();
+        let conntrack = Arc::clone(parts.nat.conntrack());
+        let translates = |config: &SegmentConfig| {
+            // All that the NAT is made with, once.
+            let SegmentConfig { nat46, filtering, loose, clamp_mss, .. } = config;
+            let most = config.max_mappings_per_port;
+            (config.nat, nat46.clone(), *filtering, *loose, *clamp_mss, most)
+        };
+        if translates(&parts.config) != translates(&config) {
+            // Its mappings go with it, and so must the flows that have them.
+            forget_flows(&conntrack, zone);
+            parts.nat = new_nat(&config, zone, conntrack);
+        }
+        parts.nat.set_prefixes(prefixes(&config, zone));
+        let before = std::mem::replace(&mut parts.addresses, given(&config));
+        parts.mtu = config.mtu;
+        parts.routes = default_routes(&config);
+        parts.config = config;
+        parts.renew(zone);
+        parts.set_rules(zone);
+        parts.forget_lost(zone, &before);
+        self.changes.fetch_add(1, AcqRel);
+    }
+}
+
+impl Parts {
+    /// Makes anew what the workers need.
+    fn renew(&mut self, zone: Zone) {
+        let addresses = self.addresses.iter().map(|own| own.address().into()).collect();
+        let (nat, behind) = (Arc::clone(&self.nat), self.behind.clone());
+        let subnets: Vec<_> = behind.iter().map(|(subnet, _)| *subnet).collect();
+        let config = &self.config;
+        let mut made = network_config(config, zone, &self.addresses, &self.routes, &subnets);
+        made.mtu = self.mtu;
+        self.current = Current {
+            config: Arc::new(made),
+            crossing: Arc::new(Crossing::new(nat, zone, addresses, behind)),
+        };
+    }
+
+    fn set_rules(&self, zone: Zone) {
+        self.nat.set_rules(rules::rules(&self.config, &self.published, &self.addresses, zone));
+    }
+
+    /// Ends the flows shown with an address that is gone.
+    fn forget_lost(&self, zone: Zone, before: &[IpCidr]) {
+        let has = |addr| self.addresses.iter().any(|own| own.address() == addr);
+        for lost in before.iter().map(IpCidr::address).filter(|addr| !has(*addr)) {
+            self.nat.forget_address(External { zone, addr: lost.into() });
+        }
+    }
+}
+
+/// Ends every flow of `zone` that no owner keeps.
+pub(crate) fn forget_flows(conntrack: &Conntrack, zone: Zone) {
+    let flows = conntrack.list(Some(zone));
+    let ours = flows.iter().filter(|entry| entry.owner() == nat::Owner::NONE);
+    ours.for_each(|entry| conntrack.remove(entry));
+}
+
+fn new_nat(config: &SegmentConfig, zone: Zone, conntrack: Arc<Conntrack>) -> Arc<Nat> {
+    let nat = Nat::new(
+        conntrack,
+        nat::Config {
+            filtering: config.filtering,
+            loose: config.loose,
+            clamp_mss: config.clamp_mss,
+            open: !config.nat,
+            max_mappings_of_account: config.max_mappings_per_port,
+            nat46: config.nat46.clone(),
+            ..nat::Config::new(zone, secret())
+        },
+    );
+    nat.set_prefixes(prefixes(config, zone));
+    Arc::new(nat)
+}
+
+/// Octets nobody can guess: the standard library's keys against collisions come from the kernel.
+fn secret() -> [u8; 16] {
+    use std::hash::{BuildHasher, RandomState};
+    let word = |n: u8| RandomState::new().hash_one(n).to_ne_bytes();
+    let mut secret = [0; 16];
+    let (first, second) = secret.split_at_mut(8);
+    first.copy_from_slice(&word(0));
+    second.copy_from_slice(&word(1));
+    secret
+}
+
+fn prefixes(config: &SegmentConfig, zone: Zone) -> Vec<Npt> {
+    let pairs = config.npt.iter();
+    pairs.filter_map(|(inside, outside)| Npt::new(zone, *inside, *outside)).collect()
+}
+
+/// The addresses that were given.
+fn given(config: &SegmentConfig) -> Vec<IpCidr> {
+    let mut all = Vec::new();
+    if let Addressing::Static { addresses, .. } = &config.v4 {
+        all.extend(addresses.iter().copied().map(IpCidr::Ipv4));
+    }
+    if let Addressing::Static { addresses, .. } = &config.v6 {
+        all.extend(addresses.iter().copied().map(IpCidr::Ipv6));
+    }
+    all
+}
+
+/// Ways by the routers that were given.
+fn default_routes(config: &SegmentConfig) -> Vec<Hop> {
+    let v4 = match &config.v4 {
+        Addressing::Static { gateway, .. } => *gateway,
+        _ => None,
+    };
+    let v6 = match &config.v6 {
+        Addressing::Static { gateway, .. } => *gateway,
+        _ => None,
+    };
+    let routers = [v4, v6].into_iter().flatten();
+    routers.map(|router| Hop { to: rules::everything(router), via: Some(router) }).collect()
+}
+
+/// The segment, as the data path knows a network.
+fn network_config(
+    config: &SegmentConfig,
+    zone: Zone,
+    addresses: &[IpCidr],
+    routes: &[Hop],
+    behind: &[IpCidr],
+) -> NetworkConfig {
+    let outside = config.npt.iter().map(|(_, outside)| {
+        let rest = u128::MAX.checked_shr(outside.prefix_len().into()).unwrap_or(0);
+        let first = outside.address().to_bits() & !rest;
+        IpAddr::V6(first.into())..=IpAddr::V6((first | rest).into())
+    });
+    NetworkConfig {
+        gateway: Some(Gateway { mac: config.mac, addresses: addresses.to_vec() }),
+        uplink: Uplink::Raw(zone),
+        mtu: config.mtu,
+        host_addresses: Vec::new(),
+        isolated_from: Vec::new(),
+        leg: Leg::Uplink(Outside {
+            routes: routes.to_vec(),
+            shown: config.snat_to.iter().cloned().chain(outside).collect(),
+            behind: behind.to_vec(),
+        }),
+    }
+}
