@@ -290,6 +290,13 @@ impl Mappings {
         self.tables.by_external.get(&(zone, protocol, external)).and_then(|held| held.upgrade())
     }
 
+    /// All of them, for listings. Those that go meanwhile may be among them or not.
+    #[must_use]
+    pub fn list(&self) -> Vec<Arc<Mapping>> {
+        // Kept until no map is locked any more: dropping one locks them.
+        self.tables.by_external.iter().filter_map(|held| held.upgrade()).collect()
+    }
+
     /// Keeps the ports of published ranges from being handed out. What was said before is forgotten.
     pub(crate) fn reserve(&self, published: Vec<Published>) {
         *self.published() = published;
