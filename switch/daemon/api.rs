@@ -8,25 +8,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// Where packets for addresses beyond a network go.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Uplink {
-    /// Through the host's own sockets.
-    #[default]
-    Sockets,
-    /// Nowhere.
-    None,
-}
-
-impl std::fmt::Display for Uplink {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.pad(match self {
-            Self::Sockets => "sockets",
-            Self::None => "none",
-        })
-    }
-}
+pub use crate::timers::Timers;
+pub use crate::translation::{Filtering, Nat46, Prefix6, SnatTo};
+pub use crate::uplink::{Addressing, Raw, Uplink};
 
 /// Any failure, beside its HTTP status.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,10 +45,22 @@ pub struct NetworkCreate {
     pub subnets: Vec<String>,
     /// The gateway's addresses, by default the first of each subnet; `none` for no gateway.
     pub gateways: Vec<String>,
-    /// Largest IP packet, in octets; 1500 by default.
+    /// The part of each subnet that is handed out unasked; all of it by default.
+    pub ip_ranges: Vec<String>,
+    /// Largest IP packet, in octets; by default 1500, or the interface's where the uplink is `bridge:IF`.
     pub mtu: Option<u16>,
     /// The way out.
     pub uplink: Uplink,
+    /// What sources are shown with in a raw uplink, one range of a family; without, its station's address.
+    pub snat_to: Vec<SnatTo>,
+    /// Who from outside may answer; `adf` by default.
+    pub filtering: Option<Filtering>,
+    /// How long a silent flow is remembered; `rfc` by default.
+    pub timeouts: Option<Timers>,
+    /// What IPv6 clients of its containers are shown with where those have no IPv6; `off` by default.
+    pub nat46: Option<Nat46>,
+    /// IPv6 prefixes shown as others in a raw uplink.
+    pub prefixes6: Vec<Prefix6>,
     /// No way out and no default route, whatever `uplink` says.
     pub internal: bool,
     /// No interface in the host's namespace, even where there could be one.
@@ -81,6 +77,16 @@ pub struct NetworkChange {
     pub gateways: Vec<String>,
     /// New way out.
     pub uplink: Option<Uplink>,
+    /// As in [`NetworkCreate`], in place of what was; an empty list takes it away.
+    pub snat_to: Option<Vec<SnatTo>>,
+    /// As in [`NetworkCreate`].
+    pub filtering: Option<Filtering>,
+    /// As in [`NetworkCreate`].
+    pub timeouts: Option<Timers>,
+    /// As in [`NetworkCreate`].
+    pub nat46: Option<Nat46>,
+    /// As in [`NetworkCreate`], in place of what was; an empty list takes it away.
+    pub prefixes6: Option<Vec<Prefix6>>,
 }
 
 /// A network, with the fields of `docker network inspect`.
@@ -119,6 +125,63 @@ pub struct Network {
     pub options: BTreeMap<String, String>,
     /// Always empty.
     pub labels: BTreeMap<String, String>,
+    /// Our station on the segment of a raw uplink.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uplink: Option<Station>,
+    /// What whoever made or changed it should know; in the answer to that alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}
+
+/// Our station on a segment, and what it has there now.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Station {
+    /// The host's interface on that segment.
+    pub interface: String,
+    /// `up`, `asking` while it has no address it may use, or `dead` and why.
+    pub status: String,
+    /// Its MAC address.
+    pub mac_address: String,
+    /// Largest IP packet, in octets.
+    #[serde(rename = "MTU")]
+    pub mtu: u16,
+    /// Its addresses.
+    pub addresses: Vec<StationAddress>,
+    /// Next hops for everything beyond the segment.
+    pub routers: Vec<String>,
+    /// The DHCP lease, where there is one.
+    pub lease: Option<Lease>,
+    /// What stands against it, each in a sentence: addresses others have, subnets that overlap.
+    pub conflicts: Vec<String>,
+    /// The networks behind it.
+    pub networks: Vec<String>,
+}
+
+/// An address of our station.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct StationAddress {
+    /// With its subnet's prefix length.
+    pub address: String,
+    /// `static`, `dhcp`, or `slaac`: from a router's advertisement.
+    pub origin: String,
+    /// `tentative` while it is asked whether anybody has it, `valid`, or `conflict`: somebody has.
+    pub state: String,
+    /// Seconds for which it may still be used, where that is not for ever.
+    pub valid_for: Option<u64>,
+}
+
+/// A DHCP lease.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Lease {
+    /// Who gave it.
+    pub server: String,
+    /// Seconds until it ends, unless it is renewed.
+    pub expires_in: u64,
+    /// Name servers it tells of.
+    pub dns: Vec<String>,
 }
 
 /// A network's subnets.
@@ -334,8 +397,10 @@ pub struct FlowSide {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Flow {
-    /// The network, which is also the conntrack zone.
+    /// The network, or the interface of a segment, that its first packet came from.
     pub network: String,
+    /// The conntrack zone of that.
+    pub zone: u16,
     /// `tcp`, `udp`, `icmp`, `icmpv6` or `unknown`.
     pub protocol: String,
     /// The IP protocol number.
@@ -352,6 +417,80 @@ pub struct Flow {
     pub replied: bool,
     /// Whether it is safe from early drop.
     pub assured: bool,
+    /// Whether its source is shown as another.
+    pub source_nat: bool,
+    /// Whether its destination is another than its sender wrote.
+    pub destination_nat: bool,
+}
+
+/// `GET /v1/nat`: what is translated on a segment.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Nat {
+    /// The host's interface on that segment.
+    pub interface: String,
+    /// The networks behind it.
+    pub networks: Vec<String>,
+    /// Who from outside may answer.
+    pub filtering: Filtering,
+    /// How long a silent flow is remembered.
+    pub timeouts: Timers,
+    /// The rules in the order in which they are asked, prerouting before postrouting.
+    pub rules: Vec<NatRule>,
+    /// What inside addresses and ports are shown with.
+    pub mappings: Vec<NatMapping>,
+}
+
+/// A rule: what it is about, what becomes of that, and how often it decided.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct NatRule {
+    /// `prerouting` or `postrouting`; `prefix` for prefixes translated without state.
+    pub hook: String,
+    /// Its place among the hook's rules, from 0.
+    pub number: usize,
+    /// The network or interface a packet comes in by, where that matters.
+    pub from: Option<String>,
+    /// The network or interface it leaves by, where that matters.
+    pub to: Option<String>,
+    /// Its source, where that matters: a prefix.
+    pub source: Option<String>,
+    /// Its destination, where that matters: a prefix.
+    pub destination: Option<String>,
+    /// What it carries, where that matters.
+    pub protocol: Option<String>,
+    /// First and last of its destination ports, where they matter.
+    pub ports: Option<(u16, u16)>,
+    /// `DNAT`, `SNAT`, `MASQUERADE`, `NETMAP`, `NPT`, or `ACCEPT` where it stays as it is.
+    pub target: String,
+    /// The address, addresses or prefix it is changed to: `172.17.0.2:80`, `203.0.113.8-203.0.113.9`.
+    pub changed_to: Option<String>,
+    /// The endpoint whose published port it is.
+    pub endpoint: Option<String>,
+    /// Flows it decided about; none are counted for a prefix.
+    pub flows: u64,
+    /// Octets of their first packets.
+    pub octets: u64,
+}
+
+/// What an inside address and port is shown with.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct NatMapping {
+    /// `tcp`, `udp`, `icmp`, or another.
+    pub protocol: String,
+    /// The network it is in.
+    pub network: String,
+    /// The endpoint that has the address, where one does.
+    pub endpoint: String,
+    /// Inside address.
+    pub inside_ip: String,
+    /// Inside port, or the identifier of an ICMP query.
+    pub inside_port: u16,
+    /// External address.
+    pub external_ip: String,
+    /// External port, or identifier.
+    pub external_port: u16,
 }
 
 /// Counts of one port.

@@ -211,10 +211,13 @@ impl Daemon {
             let kept = (endpoint.keeper.take(), endpoint.stock.take());
             (endpoint.network, published, endpoint.port.take(), kept, veth)
         };
-        for published in published.iter().rev() {
-            self.switch.unpublish(published.id);
+        for id in published.iter().rev().filter_map(|published| published.id) {
+            self.switch.unpublish(id);
         }
         let Some(port) = port else { return };
+        if !published.is_empty() {
+            self.tell_segment_of(network);
+        }
         self.switch.remove_port(network, port);
         // With the last descriptor a TAP goes, and with the last socket the namespace.
         drop(kept);
@@ -250,15 +253,16 @@ impl Daemon {
         }
     }
 
-    /// Detaches everything, last first; what is being attached is waited for.
+    /// Detaches everything, last first, and leaves the segments; what is being attached is waited for.
     pub fn detach_all(&self) {
         loop {
             let last = self.registry().endpoints.keys().next_back().copied();
             match last {
                 Some(at) => self.detach_at(at),
-                None => return,
+                None => break,
             }
         }
+        self.leave_all_segments();
     }
 
     /// Has an endpoint's watcher end with it; at once where it is gone already.

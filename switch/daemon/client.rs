@@ -247,6 +247,15 @@ impl Client {
         self.get(&of("/v1/conntrack", network))
     }
 
+    /// What is translated for a network, or on a segment named by its interface, or on all.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::version`].
+    pub fn nat(&self, network: Option<&str>) -> Result<Vec<api::Nat>, ClientError> {
+        self.get(&of("/v1/nat", network))
+    }
+
     /// The counts of a network's ports, or of all, and of the workers.
     ///
     /// # Errors

@@ -52,10 +52,11 @@ impl fmt::Display for Status {
     }
 }
 
-/// A listener that leads to an endpoint.
+/// A host port that leads to an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Published {
-    pub(crate) id: PublishId,
+    /// The listener; none where the port is published at a station's own address, by translation alone.
+    pub(crate) id: Option<PublishId>,
     pub(crate) protocol: Protocol,
     pub(crate) listen: SocketAddr,
     pub(crate) container: u16,
@@ -118,10 +119,13 @@ impl Endpoint {
     ) -> Result<Self, Error> {
         let here = others.clone().filter(|other| other.network == network.number);
         let addresses = addresses(network, here.clone(), request)?;
-        let mac = match &request.mac_address {
-            Some(text) => mac::parse(text)?,
-            // A network always has an IPv4 subnet, so there is a first address.
-            None => mac::from_address(addresses.first().map_or([0, 0, 0, 0].into(), IpNet::addr)),
+        let id = names::new_id()
+            .map_err(|error| Error::System { what: "make an id", source: error.into() })?;
+        let mac = match (&request.mac_address, addresses.first()) {
+            (Some(text), _) => mac::parse(text)?,
+            (None, Some(address)) => mac::from_address(address.addr()),
+            // It finds an address by itself, on a segment where others have made up theirs.
+            (None, None) => mac::from_id(&id),
         };
         let gateways = network.gateway().filter(|gateway| gateway.mac == mac);
         let used_by = here.clone().find(|other| other.mac == mac).map(|other| &other.name);
@@ -130,8 +134,6 @@ impl Endpoint {
             let network = network.name.clone();
             return Err(Error::MacInUse { mac: mac::text(mac), by, network });
         }
-        let id = names::new_id()
-            .map_err(|error| Error::System { what: "make an id", source: error.into() })?;
         let taken = |name: &str| others.clone().find(|other| other.name == name);
         let name = match &request.name {
             None => names::invent(&id, |name| taken(name).is_some()),

@@ -6,6 +6,7 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
+use ipnet::IpNet;
 use nat::Protocol;
 
 use crate::config::ConfigError;
@@ -16,6 +17,9 @@ use crate::owner::Owner;
 use crate::socket::SocketError;
 use crate::spec::SpecError;
 use crate::subnet::SubnetError;
+use crate::timers::TimersError;
+use crate::translation::TranslationError;
+use crate::uplink::UplinkError;
 
 /// Why something asked of the daemon was not done.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +40,15 @@ pub enum Error {
     /// A subnet or gateway that cannot be had.
     #[error(transparent)]
     Subnet(#[from] SubnetError),
+    /// Words that name no uplink.
+    #[error(transparent)]
+    Uplink(#[from] UplinkError),
+    /// Words that say nothing about translation, or what the uplink cannot do.
+    #[error(transparent)]
+    Translation(#[from] TranslationError),
+    /// Words that are no idle times.
+    #[error(transparent)]
+    Timers(#[from] TimersError),
     /// The socket cannot be used.
     #[error(transparent)]
     Socket(#[from] SocketError),
@@ -87,6 +100,96 @@ pub enum Error {
     /// The default network stays.
     #[error("network {0} is the default network and stays; `pontoon daemon stop` ends them all")]
     DefaultNetwork(String),
+    /// Networks with one interface share a station, and this one wants another.
+    #[error(
+        "{what} {wanted}: raw:{interface} is the uplink of network {network} already, with {what} {has}; leave it out to share that, or change it for both with `pontoon network set {network}`"
+    )]
+    SegmentDiffers {
+        /// Which option.
+        what: &'static str,
+        /// What was asked for.
+        wanted: String,
+        /// What there is.
+        has: String,
+        /// The host's interface.
+        interface: String,
+        /// A network behind it.
+        network: String,
+    },
+    /// The interface is a port of a network already.
+    #[error(
+        "interface {interface} is a port of network {network} already; attach containers there, or remove it with `pontoon network rm {network}`"
+    )]
+    InterfaceBridged {
+        /// The interface.
+        interface: String,
+        /// The network.
+        network: String,
+    },
+    /// The interface is none that a segment could be reached by.
+    #[error("uplink {uplink}: interface {interface} {why}")]
+    Interface {
+        /// As it was asked for.
+        uplink: String,
+        /// The interface.
+        interface: String,
+        /// What is wrong with it, and what would do.
+        why: String,
+    },
+    /// Frames of an interface are for those with the capability.
+    #[error(
+        "uplink {uplink}: reading frames of {interface} needs CAP_NET_RAW in the host's network namespace; use root's own daemon: `sudo pontoon …`"
+    )]
+    NeedsRaw {
+        /// As it was asked for.
+        uplink: String,
+        /// The interface.
+        interface: String,
+    },
+    /// Another station has the address our own was given.
+    #[error(
+        "address {addr} is in use on {interface} by {station}; choose another: --uplink raw:{interface},{key}=ADDR/LEN"
+    )]
+    AddressConflict {
+        /// The address.
+        addr: IpAddr,
+        /// The interface.
+        interface: String,
+        /// Who has it.
+        station: String,
+        /// The option that gives one.
+        key: &'static str,
+    },
+    /// A segment's subnet is one of a network's.
+    #[error(
+        "uplink raw:{interface}: its subnet {subnet} overlaps {theirs}; choose another address, or give that network another subnet"
+    )]
+    SegmentOverlaps {
+        /// The interface.
+        interface: String,
+        /// The subnet of the address.
+        subnet: IpNet,
+        /// Who has it.
+        theirs: String,
+    },
+    /// The network has no NAT of its own.
+    #[error(
+        "network {network} has the uplink {uplink}, where no rules are: with sockets the host's kernel gives addresses and ports (`pontoon conntrack {network}`); `pontoon network create --uplink raw:IF NAME` has a NAT"
+    )]
+    NotTranslated {
+        /// The network.
+        network: String,
+        /// Its uplink.
+        uplink: String,
+    },
+    /// The switch refused a segment.
+    #[error("uplink {uplink}: {source}")]
+    AddSegment {
+        /// As it was asked for.
+        uplink: String,
+        /// The cause.
+        source: io::Error,
+    },
     /// There are as many networks as there can be.
     #[error("{0} networks are as many as there can be; remove one with `pontoon network rm`")]
     TooManyNetworks(usize),
@@ -275,17 +378,30 @@ impl Error {
             | Self::MacInUse { .. }
             | Self::PublishedAlready { .. }
             | Self::PortInUse { .. }
-            | Self::Subnet(SubnetError::Network { .. } | SubnetError::Route { .. })
+            | Self::SegmentDiffers { .. }
+            | Self::SegmentOverlaps { .. }
+            | Self::InterfaceBridged { .. }
+            | Self::AddressConflict { .. }
+            | Self::Subnet(
+                SubnetError::Network { .. }
+                | SubnetError::Route { .. }
+                | SubnetError::Segment { .. },
+            )
             | Self::Ipam(IpamError::InUse { .. } | IpamError::Exhausted { .. }) => 409,
             Self::Name(_)
             | Self::Spec(_)
             | Self::Mac(_)
             | Self::Ipam(_)
             | Self::Subnet(_)
+            | Self::Uplink(_)
+            | Self::Translation(_)
+            | Self::Timers(_)
+            | Self::Interface { .. }
+            | Self::NotTranslated { .. }
             | Self::Ambiguous(_)
             | Self::NotOurAddress(..)
             | Self::Invalid { .. } => 400,
-            Self::PrivilegedPort { .. } => 403,
+            Self::PrivilegedPort { .. } | Self::NeedsRaw { .. } => 403,
             _ => 500,
         }
     }

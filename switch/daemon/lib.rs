@@ -1,9 +1,10 @@
 //! The control plane: networks, endpoints, published ports, and the socket they are asked for by.
 //!
-//! Read in this order: [`api`] (what is said), [`spec`], [`names`], [`mac`], [`subnet`], [`ipam`] and
-//! [`config`] (what is understood, all pure), `network` and `endpoint` (what there is), `state`,
-//! `attach`, `publish`, `hostports`, [`owner`], `host` and `tables` (what is done), [`socket`],
-//! [`server`] and `lifetime` (how it is asked and ended), [`client`] and [`start`] (the asking side).
+//! Read in this order: [`api`] (what is said), [`spec`], [`names`], [`mac`], [`subnet`], [`ipam`],
+//! [`uplink`], [`translation`], [`timers`] and [`config`] (what is understood, all pure), `network`,
+//! `segment` and `endpoint` (what there is), `state`, `networks`, `segments`, `attach`, `publish`, `hostports`,
+//! [`owner`], `host`, `tables` and `translated` (what is done), [`socket`], [`server`] and `lifetime` (how it is
+//! asked and ended), [`client`] and [`start`] (the asking side).
 
 #![forbid(unsafe_code)]
 
@@ -22,9 +23,12 @@ mod log;
 pub mod mac;
 pub mod names;
 mod network;
+mod networks;
 pub mod owner;
 mod publish;
 mod publisher;
+mod segment;
+mod segments;
 pub mod server;
 pub mod socket;
 pub mod spec;
@@ -32,6 +36,10 @@ pub mod start;
 mod state;
 pub mod subnet;
 mod tables;
+pub mod timers;
+mod translated;
+pub mod translation;
+pub mod uplink;
 
 pub use attach::{Attached, Watch};
 pub use config::Config;

@@ -20,6 +20,15 @@ pub fn from_address(addr: IpAddr) -> MacAddr {
     MacAddr([0x02, 0x42, a, b, c, d])
 }
 
+/// The station of whoever has this id of hexadecimal digits, and no address to make it from: locally
+/// administered, and `0a` in front, so that it is none of [`from_address`].
+#[must_use]
+pub fn from_id(id: &str) -> MacAddr {
+    let digits = id.get(..10).and_then(|digits| u64::from_str_radix(digits, 16).ok());
+    let [_, _, _, a, b, c, d, e] = digits.unwrap_or_default().to_be_bytes();
+    MacAddr([0x0a, a, b, c, d, e])
+}
+
 /// `02:42:ac:11:00:02`, as Linux prints it.
 #[must_use]
 pub fn text(mac: MacAddr) -> String {

@@ -11,7 +11,7 @@ use std::time::SystemTime;
 use datapath::{IpMtu, PortId};
 use ipnet::IpNet;
 use smoltcp::wire::IpCidr;
-use worker::{Gateway, NetworkConfig, NetworkId};
+use worker::{Gateway, NetworkConfig, NetworkId, Policy, SegmentId};
 
 use crate::api;
 use crate::config::Config;
@@ -19,6 +19,8 @@ use crate::error::Error;
 use crate::ipam::Pool;
 use crate::keeper::Keeper;
 use crate::subnet::{self, SubnetError, Taken};
+use crate::translation::Translation;
+use crate::uplink::Uplink;
 use crate::{mac, names};
 
 /// Name of the default network, as docker's.
@@ -37,10 +39,18 @@ pub(crate) struct Network {
     pub(crate) id: String,
     pub(crate) name: String,
     pub(crate) created: SystemTime,
-    /// One subnet of each family at most; an IPv4 one always.
+    /// One subnet of each family at most; an IPv4 one always, but where the network is a segment of the
+    /// host's.
     pub(crate) subnets: Vec<Subnet>,
+    /// Whether nobody asked for the IPv4 subnet it has.
+    pub(crate) chosen: bool,
     pub(crate) mtu: u16,
-    pub(crate) uplink: api::Uplink,
+    pub(crate) uplink: Uplink,
+    /// Where the uplink's station is.
+    pub(crate) segment: Option<SegmentId>,
+    /// The interface of the host's that is one of its ports.
+    pub(crate) bridged: Option<PortId>,
+    pub(crate) translation: Translation,
     pub(crate) internal: bool,
     pub(crate) dns: Vec<IpAddr>,
     pub(crate) transient: bool,
@@ -96,6 +106,11 @@ impl Network {
         taken: &[Taken],
     ) -> Result<Self, Error> {
         names::check_network(&request.name)?;
+        let internal = request.internal;
+        if internal && request.uplink.interface().is_some() {
+            return Err(internal_has_none(&request.uplink));
+        }
+        let bridged = matches!(request.uplink, Uplink::Bridge(_));
         let mut subnets = Vec::new();
         for text in &request.subnets {
             let parsed = subnet::parse(text)?;
@@ -105,11 +120,23 @@ impl Network {
             subnet::check_free(parsed, taken)?;
             subnets.push(Subnet::new(parsed));
         }
-        if !subnets.iter().any(|subnet| subnet.subnet.addr().is_ipv4()) {
+        let chosen = !bridged && !subnets.iter().any(|subnet| subnet.subnet.addr().is_ipv4());
+        if chosen {
             subnets.insert(0, Subnet::new(subnet::free_ipv4(taken)?));
+        }
+        for text in &request.ip_ranges {
+            let range = subnet::range(text)?;
+            let within = subnets.iter_mut().find(|subnet| subnet.subnet.contains(&range));
+            within.ok_or(SubnetError::RangeOutside(range))?.range = range;
         }
         match gateways(&request.gateways)? {
             None => {}
+            Some(given) if bridged => {
+                for addr in given {
+                    let subnet = within(&mut subnets, addr)?;
+                    subnet.router = Some(addr);
+                }
+            }
             Some(given) => {
                 for addr in given {
                     within(&mut subnets, addr)?.set_gateway(addr)?;
@@ -120,19 +147,31 @@ impl Network {
             }
         }
         let mtu = check_mtu(request.mtu, &subnets)?;
-        let internal = request.internal;
+        let uplink = if internal { Uplink::None } else { request.uplink };
+        let translation = Translation {
+            snat_to: request.snat_to,
+            filtering: request.filtering.unwrap_or_default(),
+            timers: request.timeouts.unwrap_or_default(),
+            nat46: request.nat46.unwrap_or_default(),
+            prefixes6: request.prefixes6,
+        };
+        translation.check(&uplink, subnets.iter().map(|subnet| subnet.subnet))?;
         Ok(Self {
             number,
             id: new_id()?,
             name: request.name,
             created: SystemTime::now(),
             subnets,
+            chosen,
             mtu,
-            uplink: if internal { api::Uplink::None } else { request.uplink },
+            uplink,
+            segment: None,
+            bridged: None,
+            translation,
             internal,
             dns: Vec::new(),
             transient: request.transient,
-            wants_host_port: !request.no_host_port,
+            wants_host_port: !request.no_host_port && !bridged,
             host_port: None,
         })
     }
@@ -166,7 +205,11 @@ impl Network {
             created: SystemTime::now(),
             mtu: check_mtu(config.mtu, &subnets)?,
             subnets,
-            uplink: api::Uplink::Sockets,
+            chosen: config.bip.is_none(),
+            uplink: Uplink::Sockets,
+            segment: None,
+            bridged: None,
+            translation: Translation::default(),
             internal: false,
             dns: config.dns.clone(),
             transient: false,
@@ -175,13 +218,22 @@ impl Network {
         })
     }
 
-    /// The subnets and uplink it would have after `change`; `used` tells who has an address.
+    /// What would differ of it after `change`; `used` tells who has an address.
     pub(crate) fn changed(
         &self,
         change: &api::NetworkChange,
         used: impl Fn(IpAddr) -> Option<String>,
-    ) -> Result<(Vec<Subnet>, api::Uplink), Error> {
+    ) -> Result<Changed, Error> {
         let mut subnets = self.subnets.clone();
+        let uplink = change.uplink.clone().unwrap_or_else(|| self.uplink.clone());
+        let bridged = matches!(uplink, Uplink::Bridge(_));
+        if bridged != matches!(self.uplink, Uplink::Bridge(_)) || bridged && uplink != self.uplink {
+            return Err(Error::Invalid {
+                what: "uplink",
+                value: uplink.to_string(),
+                why: "whether a network is a segment of the host's is decided when it is made; make another",
+            });
+        }
         match gateways(&change.gateways)? {
             None => {
                 for subnet in &mut subnets {
@@ -195,33 +247,64 @@ impl Network {
                         return Err(crate::ipam::IpamError::InUse { addr, by, network }.into());
                     }
                     let subnet = within(&mut subnets, addr)?;
-                    subnet.set_gateway(addr)?;
-                    subnet.router = None;
+                    if bridged {
+                        subnet.router = Some(addr);
+                    } else {
+                        subnet.set_gateway(addr)?;
+                        subnet.router = None;
+                    }
                 }
             }
         }
-        let uplink = change.uplink.unwrap_or(self.uplink);
-        if self.internal && uplink != api::Uplink::None {
-            return Err(Error::Invalid {
-                what: "uplink",
-                value: uplink.to_string(),
-                why: "an internal network has none; make another without --internal",
-            });
+        if self.internal && uplink != Uplink::None {
+            return Err(internal_has_none(&uplink));
         }
-        Ok((subnets, uplink))
+        // What the new uplink cannot do goes, unless it is asked for.
+        let now = self.translation.kept_by(&uplink);
+        let translation = Translation {
+            snat_to: change.snat_to.clone().unwrap_or(now.snat_to),
+            filtering: change.filtering.unwrap_or(now.filtering),
+            timers: change.timeouts.clone().unwrap_or(now.timers),
+            nat46: change.nat46.clone().unwrap_or(now.nat46),
+            prefixes6: change.prefixes6.clone().unwrap_or(now.prefixes6),
+        };
+        translation.check(&uplink, subnets.iter().map(|subnet| subnet.subnet))?;
+        Ok(Changed { subnets, uplink, translation })
+    }
+
+    /// Takes another subnet than the chosen one where that overlaps `taken` by now, and says so. Its
+    /// gateway is the first station of that, if it has one.
+    pub(crate) fn step_aside(&mut self, taken: &[Taken]) -> Option<String> {
+        let first = self.subnets.first_mut().filter(|_| self.chosen)?;
+        let clash = taken.iter().find(|taken| subnet::overlap(taken.subnet(), first.subnet))?;
+        let (was, mut other) = (first.subnet, Subnet::new(subnet::free_ipv4(taken).ok()?));
+        other.gateway = first.gateway.map(|_| other.pool().first_station());
+        *first = other;
+        let subnet = first.subnet;
+        Some(format!("{was} overlaps {clash}, so network {} is {subnet}", self.name))
     }
 
     /// What the workers must know of it.
     pub(crate) fn config(&self, host_addresses: Vec<IpAddr>) -> NetworkConfig {
         NetworkConfig {
             gateway: self.gateway(),
-            uplink: match self.uplink {
-                api::Uplink::Sockets => worker::Uplink::Sockets,
-                api::Uplink::None => worker::Uplink::None,
+            uplink: match (&self.uplink, self.segment) {
+                (Uplink::Sockets, _) => worker::Uplink::Sockets,
+                (Uplink::Raw(_), Some(segment)) => worker::Uplink::Raw(segment.zone()),
+                (Uplink::Raw(_), None) | (Uplink::None | Uplink::Bridge(_), _) => {
+                    worker::Uplink::None
+                }
             },
             mtu: IpMtu(self.mtu),
             host_addresses,
         }
+    }
+
+    /// How its flows by the host's sockets behave: all of them with the uplink `sockets`, and those of
+    /// published ports in any case.
+    pub(crate) fn policy(&self) -> Policy {
+        let Translation { filtering, timers, .. } = &self.translation;
+        Policy { filtering: filtering.0, timeouts: timers.timeouts() }
     }
 
     /// Our presence on it: all addresses on one station, made from the first.
@@ -272,8 +355,24 @@ impl Network {
             ("com.docker.network.driver.mtu".to_owned(), self.mtu.to_string()),
             ("pontoon.uplink".to_owned(), self.uplink.to_string()),
         ]);
+        let mut option = |name: &str, value: String| options.insert(name.to_owned(), value);
         if let Some(host_port) = &self.host_port {
-            options.insert("pontoon.host_port".to_owned(), host_port.ifname.clone());
+            option("pontoon.host_port", host_port.ifname.clone());
+        }
+        let translation = &self.translation;
+        let raw = self.uplink.raw().filter(|raw| raw.nat);
+        if raw.is_some() || self.uplink == Uplink::Sockets {
+            option("pontoon.filtering", translation.filtering.to_string());
+            option("pontoon.timeouts", translation.timers.to_string());
+        }
+        if raw.is_some() {
+            option("pontoon.nat46", translation.nat46.to_string());
+            if !translation.snat_to.is_empty() {
+                option("pontoon.snat_to", joined(&translation.snat_to));
+            }
+            if !translation.prefixes6.is_empty() {
+                option("pontoon.prefix6", joined(&translation.prefixes6));
+            }
         }
         api::Network {
             name: self.name.clone(),
@@ -292,6 +391,26 @@ impl Network {
             options,
             ..api::Network::default()
         }
+    }
+}
+
+/// What a change makes of a network.
+#[derive(Debug)]
+pub(crate) struct Changed {
+    pub(crate) subnets: Vec<Subnet>,
+    pub(crate) uplink: Uplink,
+    pub(crate) translation: Translation,
+}
+
+fn joined<T: ToString>(values: &[T]) -> String {
+    values.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+}
+
+fn internal_has_none(uplink: &Uplink) -> Error {
+    Error::Invalid {
+        what: "uplink",
+        value: uplink.to_string(),
+        why: "an internal network has none; make another without --internal",
     }
 }
 
@@ -452,7 +571,7 @@ mod tests {
         let request = api::NetworkCreate { internal: true, ..request(&[], &[]) };
         let network = Network::plan(NetworkId(2), request, &[]).unwrap();
         assert!(network.gateway().is_some() && network.routers().is_empty());
-        assert_eq!(network.uplink, api::Uplink::None);
+        assert_eq!(network.uplink, Uplink::None);
     }
 
     #[test]
@@ -460,13 +579,13 @@ mod tests {
         let network = plan(&["172.18.0.0/16"], &["none"]).unwrap();
         let change = |gateways: &[&str]| api::NetworkChange {
             gateways: gateways.iter().map(|text| (*text).to_owned()).collect(),
-            uplink: None,
+            ..api::NetworkChange::default()
         };
-        let (subnets, _) = network.changed(&change(&["172.18.0.1"]), |_| None).unwrap();
-        assert_eq!(subnets[0].gateway, "172.18.0.1".parse().ok());
+        let changed = network.changed(&change(&["172.18.0.1"]), |_| None).unwrap();
+        assert_eq!(changed.subnets[0].gateway, "172.18.0.1".parse().ok());
         let taken = network.changed(&change(&["172.18.0.10"]), |_| Some("c1".into()));
         assert!(taken.unwrap_err().to_string().contains("in use by endpoint c1"));
-        let (subnets, _) = network.changed(&change(&["none"]), |_| None).unwrap();
-        assert_eq!(subnets[0].gateway, None);
+        let changed = network.changed(&change(&["none"]), |_| None).unwrap();
+        assert_eq!(changed.subnets[0].gateway, None);
     }
 }

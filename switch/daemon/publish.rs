@@ -43,6 +43,8 @@ struct Inside {
     addresses: Vec<IpAddr>,
     /// Sockets inside, where TCP ports are published and there can be any.
     stock: Option<Arc<Stock>>,
+    /// Addresses of specs that are the station's of the network's raw uplink, and not the host's.
+    station: BTreeSet<IpAddr>,
 }
 
 impl Daemon {
@@ -80,7 +82,7 @@ impl Daemon {
         let specs: Vec<PublishSpec> =
             specs.iter().map(|text| text.parse()).collect::<Result<_, _>>()?;
         let _turn = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
-        let gone = {
+        let (gone, network) = {
             let mut registry = self.registry();
             let at = registry.find(name)?;
             let Some(endpoint) = registry.endpoints.get_mut(&at) else {
@@ -98,9 +100,10 @@ impl Daemon {
             let (gone, kept) = endpoint.published.iter().copied().partition(asked);
             endpoint.published = kept;
             let gone: Vec<Published> = gone;
-            gone
+            (gone, endpoint.network)
         };
         self.take_back(&gone);
+        self.tell_segment_of(network);
         Ok(())
     }
 
@@ -115,12 +118,23 @@ impl Daemon {
             return Ok(());
         }
         let mut publisher = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
+        let rows = self.switch.segment_rows();
         let (mut inside, target, inode) = {
             let registry = self.registry();
             let endpoint = registry.endpoints.get(&at);
             match endpoint.and_then(|endpoint| Some((endpoint, endpoint.port?))) {
                 Some((endpoint, port)) => {
+                    let segment =
+                        registry.by_number(endpoint.network).and_then(|network| network.segment);
+                    let given = specs.iter().filter_map(|spec| spec.host_ip);
+                    let station = match segment {
+                        Some(id) => {
+                            given.filter(|addr| registry.is_station(id, &rows)(*addr)).collect()
+                        }
+                        None => BTreeSet::new(),
+                    };
                     let inside = Inside {
+                        station,
                         name: endpoint.name.clone(),
                         network: endpoint.network,
                         port,
@@ -146,6 +160,8 @@ impl Daemon {
             Some(endpoint) if endpoint.port == Some(inside.port) => {
                 endpoint.published.extend(made);
                 endpoint.stock = inside.stock;
+                drop(registry);
+                self.tell_segment_of(inside.network);
                 Ok(())
             }
             // It was detached meanwhile.
@@ -166,7 +182,7 @@ impl Daemon {
     }
 
     fn take_back(&self, made: &[Published]) {
-        let ids: Vec<_> = made.iter().map(|published| published.id).collect();
+        let ids: Vec<_> = made.iter().filter_map(|published| published.id).collect();
         self.switch.unpublish_all(&ids);
     }
 
@@ -223,6 +239,9 @@ impl Daemon {
         made: &mut Vec<Published>,
     ) -> Result<(), (SocketAddr, io::Error)> {
         let v6 = has_ipv6();
+        if let Some(addr) = spec.host_ip.filter(|addr| inside.station.contains(addr)) {
+            return self.bind_none(addr, spec, pairs, made);
+        }
         let mut wanted: Vec<_> = pairs
             .iter()
             .flat_map(|(host, container)| {
@@ -245,7 +264,7 @@ impl Daemon {
                 Ok(ids) => {
                     made.extend(ids.into_iter().zip(wanted).map(|(id, (listen, container))| {
                         let (protocol, splice) = (spec.protocol, spec.splice);
-                        Published { id, protocol, listen, container, splice }
+                        Published { id: Some(id), protocol, listen, container, splice }
                     }));
                     return Ok(());
                 }
@@ -260,6 +279,33 @@ impl Daemon {
                 Err((place, error)) => return Err((wanted[place].0, error)),
             }
         }
+    }
+
+    /// Notes ports of a station's own address, where the host cannot listen and the rules of its segment
+    /// lead: they must be nobody else's there.
+    fn bind_none(
+        &self,
+        addr: IpAddr,
+        spec: &PublishSpec,
+        pairs: &[(u16, u16)],
+        made: &mut Vec<Published>,
+    ) -> Result<(), (SocketAddr, io::Error)> {
+        let (protocol, splice) = (spec.protocol, spec.splice);
+        let registry = self.registry();
+        let others = registry.endpoints.values().flat_map(|endpoint| &endpoint.published);
+        let used: BTreeSet<u16> = others
+            .chain(&*made)
+            .filter(|p| p.protocol == protocol && meets(p.listen.ip(), addr))
+            .map(|p| p.listen.port())
+            .collect();
+        if let Some((taken, _)) = pairs.iter().find(|(host, _)| used.contains(host)) {
+            return Err((SocketAddr::new(addr, *taken), io::ErrorKind::AddrInUse.into()));
+        }
+        made.extend(pairs.iter().map(|(host, container)| {
+            let (listen, container) = (SocketAddr::new(addr, *host), *container);
+            Published { id: None, protocol, listen, container, splice }
+        }));
+        Ok(())
     }
 
     /// Binds the next host port that nobody has.
@@ -294,17 +340,16 @@ impl Daemon {
 
     /// Why a listener could not be bound, in the user's terms.
     fn explain(&self, listen: SocketAddr, protocol: Protocol, source: io::Error) -> Error {
-        match source.raw_os_error().map(Errno::from_raw) {
+        let errno = source.raw_os_error().map(Errno::from_raw);
+        let in_use = source.kind() == io::ErrorKind::AddrInUse;
+        match if in_use { Some(Errno::EADDRINUSE) } else { errno } {
             Some(Errno::EADDRINUSE) => {
                 let registry = self.registry();
                 for endpoint in registry.endpoints.values() {
                     for other in &endpoint.published {
-                        let meets = other.listen.ip() == listen.ip()
-                            || other.listen.ip().is_unspecified()
-                            || listen.ip().is_unspecified();
                         if other.protocol == protocol
                             && other.listen.port() == listen.port()
-                            && meets
+                            && meets(other.listen.ip(), listen.ip())
                         {
                             return Error::PublishedAlready {
                                 listen: other.listen,
@@ -341,6 +386,11 @@ fn covers(spec: &PublishSpec, published: &Published) -> bool {
         }
 }
 
+/// Whether two listeners at one port would be in each other's way.
+fn meets(a: IpAddr, b: IpAddr) -> bool {
+    a == b || a.is_unspecified() || b.is_unspecified()
+}
+
 fn lacks_family(error: &io::Error) -> bool {
     let errno = error.raw_os_error().map(Errno::from_raw);
     matches!(errno, Some(Errno::EAFNOSUPPORT | Errno::EADDRNOTAVAIL))
@@ -352,7 +402,7 @@ mod tests {
     use worker::PublishId;
 
     fn published(listen: &str, container: u16) -> Published {
-        let (id, listen) = (PublishId(1), listen.parse().unwrap());
+        let (id, listen) = (Some(PublishId(1)), listen.parse().unwrap());
         Published { id, protocol: Protocol::Tcp, listen, container, splice: false }
     }
 

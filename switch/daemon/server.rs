@@ -225,6 +225,10 @@ fn router(shared: Arc<Shared>) -> Router {
             get(|at: At, Query(of): Of| at.look(move |daemon| daemon.conntrack(of.network()))),
         )
         .route(
+            "/v1/nat",
+            get(|at: At, Query(of): Of| at.look(move |daemon| daemon.nat(of.network()))),
+        )
+        .route(
             "/v1/stats",
             get(|at: At, Query(of): Of| at.look(move |daemon| daemon.stats(of.network()))),
         )

@@ -4,6 +4,7 @@
 //! somebody unreachable, so it is refused with the name of who has it (RFC 4787 REQ-7). Default routes
 //! overlap everything and do not count.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::{IpNet, Ipv4Net};
@@ -25,6 +26,27 @@ pub enum Taken {
         /// The interface's name.
         interface: String,
     },
+    /// Our own station on a segment has an address in it.
+    Segment {
+        /// The address's subnet.
+        subnet: IpNet,
+        /// The host's interface there.
+        interface: String,
+    },
+}
+
+impl fmt::Display for Taken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Network { subnet, name } => write!(f, "{subnet} of network {name}"),
+            Self::Route { subnet, interface } => {
+                write!(f, "the host's route {subnet} dev {interface}")
+            }
+            Self::Segment { subnet, interface } => {
+                write!(f, "{subnet}, the segment of raw:{interface}")
+            }
+        }
+    }
 }
 
 impl Taken {
@@ -32,7 +54,9 @@ impl Taken {
     #[must_use]
     pub const fn subnet(&self) -> IpNet {
         match self {
-            Self::Network { subnet, .. } | Self::Route { subnet, .. } => *subnet,
+            Self::Network { subnet, .. }
+            | Self::Route { subnet, .. }
+            | Self::Segment { subnet, .. } => *subnet,
         }
     }
 }
@@ -78,6 +102,26 @@ pub enum SubnetError {
         /// One that is free.
         free: Option<IpNet>,
     },
+    /// A segment has it.
+    #[error("subnet {subnet} overlaps {other}, the segment of raw:{interface}; {}", advice(.free))]
+    Segment {
+        /// What was asked for.
+        subnet: IpNet,
+        /// What is there.
+        other: IpNet,
+        /// The host's interface there.
+        interface: String,
+        /// One that is free.
+        free: Option<IpNet>,
+    },
+    /// The part to be handed out lies in no subnet.
+    #[error("ip-range {0} is in no subnet of the network; choose one within --subnet")]
+    RangeOutside(IpNet),
+    /// The part to be handed out cannot be read.
+    #[error(
+        "ip-range {0:?} is malformed; write an address and a prefix length, as in 172.18.5.0/24"
+    )]
+    RangeMalformed(String),
     /// Nothing is left of docker's own pools.
     #[error("no free subnet is left in 172.17.0.0/12 and 192.168.0.0/16; give one with --subnet")]
     Exhausted,
@@ -143,7 +187,20 @@ pub fn check_free(subnet: IpNet, taken: &[Taken]) -> Result<(), SubnetError> {
         Taken::Route { subnet: other, interface } => {
             SubnetError::Route { subnet, other, interface, free }
         }
+        Taken::Segment { subnet: other, interface } => {
+            SubnetError::Segment { subnet, other, interface, free }
+        }
     })
+}
+
+/// Reads a part of a subnet; host bits are cut off.
+///
+/// # Errors
+///
+/// It is malformed.
+pub fn range(text: &str) -> Result<IpNet, SubnetError> {
+    let range: Result<IpNet, _> = text.parse();
+    range.map(|range| range.trunc()).map_err(|_| SubnetError::RangeMalformed(text.to_owned()))
 }
 
 /// The first of docker's pools that nobody has: 172.17.0.0/16 to 172.31.0.0/16, then the sixteen /20
@@ -153,14 +210,27 @@ pub fn check_free(subnet: IpNet, taken: &[Taken]) -> Result<(), SubnetError> {
 ///
 /// All are taken.
 pub fn free_ipv4(taken: &[Taken]) -> Result<IpNet, SubnetError> {
+    pools()
+        .find(|subnet| !taken.iter().any(|taken| overlap(taken.subnet(), *subnet)))
+        .ok_or(SubnetError::Exhausted)
+}
+
+/// The first pool before `chosen` that is not a network's, and who has kept it from being chosen (RFC 4787
+/// REQ-7): to be said to whoever did not choose.
+#[must_use]
+pub fn gave_way_to(chosen: IpNet, taken: &[Taken]) -> Option<(IpNet, &Taken)> {
+    let clash = |pool: IpNet| taken.iter().find(move |taken| overlap(taken.subnet(), pool));
+    let outside = |pool: IpNet| clash(pool).filter(|taken| !matches!(taken, Taken::Network { .. }));
+    pools().take_while(|pool| *pool != chosen).find_map(|pool| Some((pool, outside(pool)?)))
+}
+
+fn pools() -> impl Iterator<Item = IpNet> {
     let sixteens = (17..=31).map(|second| (Ipv4Addr::new(172, second, 0, 0), 16));
     let twenties = (0..16).map(|third| (Ipv4Addr::new(192, 168, third * 16, 0), 20));
     sixteens
         .chain(twenties)
         .filter_map(|(addr, prefix)| Ipv4Net::new(addr, prefix).ok())
         .map(IpNet::V4)
-        .find(|subnet| !taken.iter().any(|taken| overlap(taken.subnet(), *subnet)))
-        .ok_or(SubnetError::Exhausted)
 }
 
 /// Whether two subnets have an address in common.

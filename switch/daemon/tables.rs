@@ -8,14 +8,15 @@ use worker::{FlowRow, NetworkId};
 use crate::api;
 use crate::error::Error;
 use crate::mac;
+use crate::segment::Segment;
 use crate::state::{Daemon, Registry};
 
 impl Daemon {
-    /// The stations of a network, or of all.
+    /// The stations of a network, or of the segment on an interface, or of all.
     ///
     /// # Errors
     ///
-    /// There is no such network.
+    /// There is no such network or segment.
     pub fn fdb(&self, network: Option<&str>) -> Result<Vec<api::FdbRow>, Error> {
         let mut rows = Vec::new();
         for (number, name) in self.selected(network)? {
@@ -32,11 +33,11 @@ impl Daemon {
         Ok(rows)
     }
 
-    /// The gateway's neighbours on a network, or on all.
+    /// The gateway's neighbours on a network, or on a segment, or on all.
     ///
     /// # Errors
     ///
-    /// There is no such network.
+    /// There is no such network or segment.
     pub fn neighbours(&self, network: Option<&str>) -> Result<Vec<api::NeighbourRow>, Error> {
         let mut rows = Vec::new();
         for (number, name) in self.selected(network)? {
@@ -51,11 +52,11 @@ impl Daemon {
         Ok(rows)
     }
 
-    /// The flows of a network, or of all.
+    /// The flows of a network, or of a segment, or of all.
     ///
     /// # Errors
     ///
-    /// There is no such network.
+    /// There is no such network or segment.
     pub fn conntrack(&self, network: Option<&str>) -> Result<Vec<api::Flow>, Error> {
         let names: BTreeMap<_, _> = self.selected(network)?.into_iter().collect();
         let one = network.and_then(|_| names.keys().next().copied());
@@ -64,11 +65,11 @@ impl Daemon {
         Ok(known.map(|(name, row)| flow(name, &row)).collect())
     }
 
-    /// The counts of a network's ports, or of all, and of the workers.
+    /// The counts of the ports of a network or of a segment, or of all, and of the workers.
     ///
     /// # Errors
     ///
-    /// There is no such network.
+    /// There is no such network or segment.
     pub fn stats(&self, network: Option<&str>) -> Result<api::Stats, Error> {
         let mut ports = Vec::new();
         for (number, name) in self.selected(network)? {
@@ -104,11 +105,17 @@ impl Daemon {
 
     fn selected(&self, network: Option<&str>) -> Result<Vec<(NetworkId, String)>, Error> {
         let registry = self.registry();
+        let segment = |segment: &Segment| (segment.id.network(), segment.raw.interface.clone());
         match network {
-            Some(name) => {
-                registry.network(name).map(|found| vec![(found.number, found.name.clone())])
+            Some(name) => match (registry.network(name), registry.segment_on(name)) {
+                (Ok(found), _) => Ok(vec![(found.number, found.name.clone())]),
+                (Err(_), Some(found)) => Ok(vec![segment(found)]),
+                (Err(error), None) => Err(error),
+            },
+            None => {
+                let networks = registry.networks.values().map(|n| (n.number, n.name.clone()));
+                Ok(networks.chain(registry.segments.values().map(segment)).collect())
             }
-            None => Ok(registry.networks.values().map(|n| (n.number, n.name.clone())).collect()),
         }
     }
 }
@@ -118,7 +125,13 @@ impl Registry {
         let endpoints = self.on(network).filter_map(|e| Some((e.port?, e.name.clone())));
         let host = self.by_number(network).and_then(|network| network.host_port.as_ref());
         let host = host.map(|host| (host.port, "host".to_owned()));
-        endpoints.chain(host).chain([(PortId::GATEWAY, "gateway".to_owned())]).collect()
+        let bridged = self
+            .by_number(network)
+            .and_then(|network| Some((network.bridged?, network.uplink.interface()?.to_owned())));
+        let segment = self.segments.values().find(|segment| segment.id.network() == network);
+        let segment = segment.map(|segment| (segment.port, segment.raw.interface.clone()));
+        let gateway = (PortId::GATEWAY, "gateway".to_owned());
+        endpoints.chain(host).chain(bridged).chain(segment).chain([gateway]).collect()
     }
 }
 
@@ -139,6 +152,7 @@ fn flow(network: String, row: &FlowRow) -> api::Flow {
     let protocol = row.original.protocol;
     api::Flow {
         network,
+        zone: row.network.0,
         protocol: protocol.to_string(),
         protocol_number: protocol.number(),
         state: (protocol == nat::Protocol::Tcp).then(|| row.state.name().to_owned()),
@@ -147,5 +161,7 @@ fn flow(network: String, row: &FlowRow) -> api::Flow {
         reply: side(row.reply, row.received),
         replied: row.replied,
         assured: row.assured,
+        source_nat: row.reply.dst != row.original.src,
+        destination_nat: row.reply.src != row.original.dst,
     }
 }

@@ -149,7 +149,7 @@ fn a_gateway_comes_and_goes() {
     assert_eq!(container.routers(), [""; 0]);
     let change = |gateways: &[&str]| {
         let gateways = gateways.iter().map(|text| (*text).to_owned()).collect();
-        daemon.client.change_network("br0", &NetworkChange { gateways, uplink: None })
+        daemon.client.change_network("br0", &NetworkChange { gateways, ..NetworkChange::default() })
     };
     change(&["172.18.0.1"]).expect("changed");
     assert_eq!(container.routers(), ["172.18.0.1"]);
@@ -162,7 +162,7 @@ fn a_gateway_comes_and_goes() {
     change(&["none"]).expect("changed");
     assert_eq!(container.routers(), [""; 0]);
     assert!(!host_port("pt-br0"));
-    let uplink = NetworkChange { gateways: Vec::new(), uplink: Some(Uplink::None) };
+    let uplink = NetworkChange { uplink: Some(Uplink::None), ..NetworkChange::default() };
     let changed = daemon.client.change_network("br0", &uplink).expect("changed");
     assert_eq!(changed.options["pontoon.uplink"], "none");
 }
