@@ -154,6 +154,26 @@ fn a_subnet_the_host_has_is_refused_and_the_default_one_gives_way() {
     scene.is_clean();
 }
 
+#[test]
+fn an_interface_that_is_not_for_the_user_or_no_segment_is_named() {
+    let Some(scene) = scene(Who::User) else { return };
+    for kind in ["raw", "bridge"] {
+        let uplink = format!("{kind}:up0");
+        let create = ["network", "create", "--uplink", &uplink, "lan"];
+        scene.run(create).failed(1, &[&uplink, "CAP_NET_RAW", "`sudo pontoon"]);
+        scene.run(["run", "--uplink", &uplink, "--", "true"]).failed(125, &["CAP_NET_RAW"]);
+        let uplink = format!("{kind}:up1");
+        let create = ["network", "create", "--uplink", &uplink, "lan"];
+        scene.run(create).failed(1, &["interface up1 is not there", "this host has up0"]);
+    }
+    scene.is_clean();
+    let Some(scene) = self::scene(Who::Root) else { return };
+    scene.host.enter(|| netns::link::set_down("up0")).unwrap();
+    let create = ["network", "create", "--uplink", "raw:up0", "lan"];
+    scene.run(create).failed(1, &["interface up0 is down", "`ip link set up0 up`"]);
+    scene.is_clean();
+}
+
 /// `pontoon run` by the user, behind a script that `wrapper` runs as root.
 fn after(scene: &Scene, wrapper: &[&str], script: &str) -> Ended {
     let pontoon = scene.pontoon(["run", "-p", "8080:80", "--", "true"]);

@@ -8,22 +8,35 @@ use crate::output::{Listing, daemon};
 
 /// List the flows that are tracked, as conntrack -L does
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Examples:\n  pontoon conntrack\n  pontoon conntrack bridge --counters --format json"
-)]
+#[command(after_help = "\
+A flow has two tuples: its first packet's, as its sender wrote it, and its answers', as they come in. They
+mirror each other but where something is translated: another source is source NAT, another destination
+is destination NAT (JSON says which, as SourceNat and DestinationNat). The zone is the network's or the
+segment's that the first packet came from.
+
+Examples:
+  pontoon conntrack
+  pontoon conntrack eth0                                       begun by the world, on a raw:eth0
+  pontoon conntrack bridge --counters --format json
+  pontoon conntrack --nat                                      what is translated")]
 pub(crate) struct Conntrack {
-    /// Of this network only
+    /// Of this network only, or of the segment on this interface
+    #[arg(value_name = "NETWORK|IF")]
     network: Option<String>,
     /// Print packets and octets of each direction
     #[arg(short, long)]
     counters: bool,
+    /// Those with a translated source or destination only, as conntrack -L -j
+    #[arg(long)]
+    nat: bool,
     #[command(flatten)]
     listing: Listing,
 }
 
 impl Conntrack {
     pub(crate) fn go(self) -> Outcome {
-        let flows = daemon()?.conntrack(self.network.as_deref())?;
+        let mut flows = daemon()?.conntrack(self.network.as_deref())?;
+        flows.retain(|flow| !self.nat || flow.source_nat || flow.destination_nat);
         self.listing.print(&flows, |flows| {
             note(format_args!("{} flow entries", flows.len()));
             flows.iter().map(|flow| line(flow, self.counters)).collect::<Vec<_>>().join("\n")
@@ -31,7 +44,7 @@ impl Conntrack {
     }
 }
 
-/// `tcp      6 431999 ESTABLISHED src=… dst=… sport=… dport=… src=… dst=… sport=… dport=… [ASSURED]`
+/// `tcp      6 431999 ESTABLISHED src=… dst=… sport=… dport=… src=… dst=… sport=… dport=… [ASSURED] zone=1`
 fn line(flow: &Flow, counters: bool) -> String {
     let mut words =
         vec![format!("{:<8} {} {}", flow.protocol, flow.protocol_number, flow.expires_in)];
@@ -44,6 +57,7 @@ fn line(flow: &Flow, counters: bool) -> String {
     if flow.assured {
         words.push("[ASSURED]".to_owned());
     }
+    words.push(format!("zone={}", flow.zone));
     words.join(" ")
 }
 
@@ -71,6 +85,7 @@ mod tests {
     fn flow(protocol: &str, number: u8, state: Option<&str>) -> Flow {
         Flow {
             network: "bridge".into(),
+            zone: 1,
             protocol: protocol.into(),
             protocol_number: number,
             state: state.map(Into::into),
@@ -79,6 +94,8 @@ mod tests {
             reply: side("192.0.2.1", "198.51.100.7", 80, 40000),
             replied: true,
             assured: true,
+            source_nat: true,
+            destination_nat: false,
         }
     }
 
@@ -87,13 +104,13 @@ mod tests {
         assert_eq!(
             line(&flow("tcp", 6, Some("ESTABLISHED")), false),
             "tcp      6 431999 ESTABLISHED src=172.17.0.2 dst=192.0.2.1 sport=40000 dport=80 \
-             src=192.0.2.1 dst=198.51.100.7 sport=80 dport=40000 [ASSURED]"
+             src=192.0.2.1 dst=198.51.100.7 sport=80 dport=40000 [ASSURED] zone=1"
         );
         let unreplied = Flow { replied: false, assured: false, ..flow("udp", 17, None) };
         assert_eq!(
             line(&unreplied, true),
             "udp      17 431999 src=172.17.0.2 dst=192.0.2.1 sport=40000 dport=80 packets=5 bytes=420 \
-             [UNREPLIED] src=192.0.2.1 dst=198.51.100.7 sport=80 dport=40000 packets=5 bytes=420"
+             [UNREPLIED] src=192.0.2.1 dst=198.51.100.7 sport=80 dport=40000 packets=5 bytes=420 zone=1"
         );
         assert!(line(&flow("icmp", 1, None), false).contains("dst=192.0.2.1 id=40000 src="));
     }

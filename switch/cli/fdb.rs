@@ -10,7 +10,8 @@ use crate::output::{Listing, daemon, table};
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  pontoon fdb\n  pontoon fdb bridge --format json")]
 pub(crate) struct Fdb {
-    /// Of this network only
+    /// Of this network only, or of the segment on this interface
+    #[arg(value_name = "NETWORK|IF")]
     network: Option<String>,
     #[command(flatten)]
     listing: Listing,

@@ -17,6 +17,7 @@ mod files;
 mod inspect;
 mod lab;
 mod listening;
+mod nat;
 mod neigh;
 mod network;
 mod ns;
@@ -66,6 +67,7 @@ enum Command {
     Fdb(fdb::Fdb),
     Neigh(neigh::Neigh),
     Conntrack(conntrack::Conntrack),
+    Nat(nat::Nat),
     Stats(stats::Stats),
     Lab(lab::Lab),
     Daemon(daemon::Daemon),
@@ -96,6 +98,7 @@ fn dispatch(command: Command) -> Outcome {
         Command::Fdb(fdb) => fdb.go(),
         Command::Neigh(neigh) => neigh.go(),
         Command::Conntrack(conntrack) => conntrack.go(),
+        Command::Nat(nat) => nat.go(),
         Command::Stats(stats) => stats.go(),
         Command::Lab(lab) => lab.go(),
         Command::Daemon(daemon) => daemon.go(),

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::process::ExitCode;
 use std::str::FromStr;
 
-use ::daemon::api::{self, Endpoint, EndpointCreate, NetworkCreate};
+use ::daemon::api::{Endpoint, EndpointCreate, NetworkCreate, Raw, Uplink};
 use ::daemon::client::{Client, ClientError};
 use clap::Args;
 use netns::{Held, NewUser, SpawnConfig};
@@ -20,9 +20,6 @@ use crate::failure::{Failure, Outcome, note, of_command};
 use crate::files::{self, AddHost, Link, Resolver};
 use crate::listening::Listening;
 use crate::output::daemon;
-
-/// Network of `--uplink none` without `--network`; it goes with its last endpoint.
-const NO_UPLINK: &str = "no-uplink";
 
 /// Run a command in namespaces of its own, on a network
 ///
@@ -41,6 +38,7 @@ Examples:
   pontoon run -P -- ./server                       publish whatever it listens on
   pontoon run --link db:database -- ./app
   pontoon run --network none -- ip link
+  pontoon run --uplink raw:eth0 -- curl http://example.org/     as a station of its own on eth0's segment
   pontoon run --network container:web -- curl -I localhost")]
 pub(crate) struct Run {
     /// A name for the endpoint; one is made up by default
@@ -72,7 +70,8 @@ pub(crate) struct Run {
     /// Another endpoint of the network, to be known by its name or an alias
     #[arg(long, value_name = "NAME[:ALIAS]")]
     link: Vec<Link>,
-    /// Where packets for elsewhere go: sockets, or none
+    /// Where packets for elsewhere go: sockets, none, raw:IF[,OPTION…] or bridge:IF, as `network create`
+    /// explains; without --network, on a network made for it, which goes with its last endpoint
     #[arg(long, value_name = "UPLINK")]
     uplink: Option<Uplink>,
     /// The command and its arguments
@@ -104,25 +103,6 @@ impl FromStr for Place {
                 "default" => Self::Network("bridge".to_owned()),
                 network => Self::Network(network.to_owned()),
             }),
-        }
-    }
-}
-
-/// `--uplink`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Uplink(api::Uplink);
-
-impl FromStr for Uplink {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "sockets" => Ok(Self(api::Uplink::Sockets)),
-            "none" => Ok(Self(api::Uplink::None)),
-            raw if raw.starts_with("raw:") => {
-                Err("this version has no raw uplink; it knows sockets and none".to_owned())
-            }
-            _ => Err("it is sockets or none".to_owned()),
         }
     }
 }
@@ -244,30 +224,44 @@ impl Run {
         status
     }
 
-    /// The network to attach to: the one asked for, if it has the uplink asked for.
+    /// The network to attach to: the one asked for, if it has the uplink asked for, or one made for that.
     fn choose_network(&self, daemon: &Client, network: Option<&str>) -> Result<String, Failure> {
         let name = network.unwrap_or("bridge");
-        let Some(Uplink(wanted)) = self.uplink else { return Ok(name.to_owned()) };
-        let has = daemon.network(name)?.options.get("pontoon.uplink").cloned().unwrap_or_default();
-        if has == wanted.to_string() {
+        let Some(wanted) = &self.uplink else { return Ok(name.to_owned()) };
+        let has = uplink_of(daemon, name)?;
+        if serves(&has, wanted) {
             return Ok(name.to_owned());
         }
-        if network.is_some() || wanted != api::Uplink::None {
-            return Err(Failure::new(format!(
+        let other = |name: &str, has: &str| {
+            Failure::new(format!(
                 "--uplink {wanted}: network {name} has the uplink {has}, and it is the network's; make \
                  another with `pontoon network create --uplink {wanted} NAME`"
-            )));
-        }
+            ))
+        };
+        let own = match (network, wanted) {
+            (Some(_), _) | (None, Uplink::Sockets) => return Err(other(name, &has)),
+            (None, Uplink::None) => "no-uplink".to_owned(),
+            (None, Uplink::Raw(Raw { interface, .. })) => format!("raw-{}", plain(interface)),
+            (None, Uplink::Bridge(interface)) => format!("bridge-{}", plain(interface)),
+        };
         let request = NetworkCreate {
-            name: NO_UPLINK.to_owned(),
-            uplink: api::Uplink::None,
+            name: own.clone(),
+            uplink: wanted.clone(),
             transient: true,
             ..NetworkCreate::default()
         };
         match daemon.create_network(&request) {
-            Ok(_) | Err(ClientError::Refused { status: 409, .. }) => Ok(NO_UPLINK.to_owned()),
-            Err(error) => Err(error.into()),
+            Ok(made) => made.warnings.iter().for_each(note),
+            Err(error) if matches!(error, ClientError::Refused { status: 409, .. }) => {
+                // Another command may have made it before; anything else in the way stands.
+                let Ok(has) = uplink_of(daemon, &own) else { return Err(error.into()) };
+                if !serves(&has, wanted) {
+                    return Err(other(&own, &has));
+                }
+            }
+            Err(error) => return Err(error.into()),
         }
+        Ok(own)
     }
 
     fn linked(&self, daemon: &Client, network: &str) -> Result<Vec<(Link, Endpoint)>, Failure> {
@@ -303,6 +297,25 @@ impl Run {
         }
         Ok(())
     }
+}
+
+fn uplink_of(daemon: &Client, network: &str) -> Result<String, ClientError> {
+    let mut network = daemon.network(network)?;
+    Ok(network.options.remove("pontoon.uplink").unwrap_or_default())
+}
+
+/// Whether a network with the uplink `has` will do: the same, or a station on the same interface of which
+/// nothing more was asked.
+fn serves(has: &str, wanted: &Uplink) -> bool {
+    let Ok(has) = has.parse::<Uplink>() else { return false };
+    let plain = wanted.raw().is_some_and(Raw::is_plain);
+    has == *wanted || plain && has.raw().is_some() && has.interface() == wanted.interface()
+}
+
+/// An interface's name in what a network's name may have.
+fn plain(interface: &str) -> String {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
+    interface.chars().map(|c| if allowed(c) { c } else { '-' }).collect()
 }
 
 /// A held command and the files it will see.
@@ -373,9 +386,18 @@ mod tests {
     }
 
     #[test]
-    fn the_raw_uplink_is_refused_by_name() {
-        let refused = "raw:eth0".parse::<Uplink>().unwrap_err();
-        assert!(refused.contains("knows sockets and none"), "{refused}");
-        assert_eq!("none".parse(), Ok(Uplink(api::Uplink::None)));
+    fn a_network_serves_whoever_asks_for_no_more_than_it_has() {
+        let serves = |has: &str, wanted: &str| serves(has, &wanted.parse().unwrap());
+        let given = "raw:eth0,address=203.0.113.5/24";
+        assert!(serves("none", "none") && serves(given, given) && serves(given, "raw:eth0"));
+        for (has, wanted) in [
+            ("raw:eth0", given),
+            ("raw:eth1", "raw:eth0"),
+            ("bridge:eth0", "raw:eth0"),
+            ("", "none"),
+        ] {
+            assert!(!serves(has, wanted), "{has} {wanted}");
+        }
+        assert_eq!(plain("eth0.7@x"), "eth0.7-x");
     }
 }

@@ -17,7 +17,8 @@ Examples:
   pontoon stats
   pontoon stats bridge --format json")]
 pub(crate) struct Stats {
-    /// Of this network only
+    /// Of this network only, or of the segment on this interface
+    #[arg(value_name = "NETWORK|IF")]
     network: Option<String>,
     #[command(flatten)]
     listing: Listing,

@@ -13,6 +13,7 @@ pub(crate) const ALL: &[Case] = &[
     ("published from the start, and later", published_from_the_start_and_later),
     ("all that it listens on", all_that_it_listens_on),
     ("the uplink is the network's", the_uplink_is_the_networks),
+    ("what an uplink cannot be", what_an_uplink_cannot_be),
     ("networks on the command line", networks_on_the_command_line),
     ("attach and detach", attach_and_detach),
     ("listings", listings),
@@ -42,7 +43,8 @@ fn exit_codes_are_dockers(host: &Host) {
         (&["run", "--ip", "10.0.0.1", "--", "true"], 125, "outside 172.17.0.0/16"),
         (&["run", "--network", "host", "--", "no-such-command"], 127, "command not found"),
         (&["run"], 2, "CMD"),
-        (&["run", "--uplink", "raw:eth0", "--", "true"], 2, "knows sockets and none"),
+        (&["run", "--uplink", "raw", "--", "true"], 2, "sockets, none, raw:IF or bridge:IF"),
+        (&["run", "--uplink", "raw:nic0", "--", "true"], 125, "interface nic0 is not there"),
         (&["exec", "nobody", "--", "true"], 125, "no endpoint nobody"),
         (&["detach", "nobody"], 1, "no endpoint nobody"),
         (&["nonsense"], 2, "nonsense"),
@@ -168,6 +170,55 @@ fn the_uplink_is_the_networks(host: &Host) {
         host.fails(&["run", "--network", "bridge", "--uplink", "none", "--", "true"]);
     assert!(code == 125 && said.contains("network create --uplink none"), "{said}");
     host.says(&["run", "--uplink", "sockets", "--", "true"]);
+    host.fails(&["run", "--uplink", "bridge:nic0", "--", "true"]);
+    assert_eq!(host.json(&["network", "ls", "--format", "json"]).as_array().map(Vec::len), Some(1));
+}
+
+/// What cannot be is refused before a daemon is started for it, by a message that says what can.
+fn what_an_uplink_cannot_be(host: &Host) {
+    for (args, says) in [
+        (&["--uplink", "tap:eth0"][..], "it is sockets, none, raw:IF or bridge:IF"),
+        (&["--uplink", "raw:eth0,adress=1.2.3.4/8"], "has address=ADDR/LEN, gateway=ADDR"),
+        (&["--uplink", "raw:eth0,address=1.2.3.4"], "prefix length, as in 203.0.113.5/24"),
+        (&["--snat-to", "203.0.113.0/24"], "203.0.113.8-203.0.113.15"),
+        (&["--filtering", "full-cone"], "adf (whoever was spoken to; the default)"),
+        (&["--timeouts", "bsd"], "begin with rfc or linux"),
+        (&["--timeouts", "rfc,tcp-open=1h"], "the timers are tcp-syn-sent, "),
+        (&["--timeouts", "rfc,icmp=soon"], "as in 90s, 5m or 2h4m"),
+        (&["--nat46", "yes"], "off, on, or IPv4 addresses"),
+        (&["--prefix6", "fd00::/64"], "INSIDE=OUTSIDE, as in"),
+    ] {
+        let (code, said) = host.fails(&[&["network", "create", "net0"][..], args].concat());
+        assert!(code == 2 && said.contains(says) && said.contains(args[0]), "{args:?}: {said}");
+        let (code, said) = host.fails(&[&["network", "set", "bridge"][..], args].concat());
+        assert!(code == 2 && said.contains(says), "{args:?}: {said}");
+    }
+    let (code, said) = host.fails(&["network", "set", "bridge"]);
+    assert!(code == 2 && said.contains("--timeouts"), "{said}");
+    assert!(!host.directory.path().join("pontoon.sock").exists());
+    for (args, says) in [
+        (&["--snat-to", "203.0.113.8"][..], "use --uplink raw:IF"),
+        (&["--uplink", "none", "--filtering", "eif"], "the uplink is none, which leads nowhere"),
+        (&["--uplink", "raw:lo"], "interface lo is the loopback"),
+        (&["--uplink", "raw:pontoon0"], "interface pontoon0 is one of pontoon's own"),
+        (&["--uplink", "raw:nic0"], "interface nic0 is not there; this host has no interface"),
+        (&["--uplink", "bridge:nic0"], "interface nic0 is not there"),
+        (&["--uplink", "raw:nic0", "--internal"], "an internal network has none"),
+        (&["--uplink", "raw:nic0", "--snat-to", "2001:db8::8"], "no IPv6 subnet"),
+        (&["--ip-range", "10.0.0.0/24"], "ip-range 10.0.0.0/24 is in no subnet"),
+    ] {
+        let (code, said) = host.fails(&[&["network", "create", "net0"][..], args].concat());
+        assert!(code == 1 && said.contains(says), "{args:?}: {said}");
+    }
+    let (_, said) = host.fails(&["nat", "bridge"]);
+    assert!(said.contains("has the uplink sockets, where no rules are"), "{said}");
+    assert_eq!(host.json(&["nat", "--format", "json"]), serde_json::json!([]));
+    host.says(&["network", "set", "bridge", "--filtering", "eif", "--timeouts", "linux,icmp=90"]);
+    let options = &host.json(&["network", "inspect", "bridge"])[0]["Options"];
+    assert_eq!(options["pontoon.filtering"], "eif");
+    assert_eq!(options["pontoon.timeouts"], "linux,icmp=90s");
+    let short = host.pontoon(&["network", "set", "bridge", "--timeouts", "rfc,udp-stream=30"]);
+    assert!(text(&short.stderr).contains("less than the 120s of RFC 4787 REQ-5"));
 }
 
 fn networks_on_the_command_line(host: &Host) {
