@@ -37,21 +37,10 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// The link-local address of its station: fe80::/64 and the modified EUI-64 (RFC 4291, appendix A).
+    /// The link-local address of its station.
     #[must_use]
     pub fn link_local(&self) -> Ipv6Address {
-        let [a, b, c, d, e, f] = self.mac.0;
-        let words = [
-            0xfe80,
-            0,
-            0,
-            0,
-            u16::from_be_bytes([a ^ 2, b]),
-            u16::from_be_bytes([c, 0xff]),
-            u16::from_be_bytes([0xfe, d]),
-            u16::from_be_bytes([e, f]),
-        ];
-        Ipv6Address::from(words)
+        link_local(self.mac)
     }
 
     /// Whether `addr` is one of its addresses.
@@ -91,6 +80,23 @@ impl Gateway {
         let own = of_its_subnet.or_else(|| self.addresses.iter().find(same))?;
         Some(own.address().into())
     }
+}
+
+/// The link-local address of a station: fe80::/64 and the modified EUI-64 (RFC 4291, appendix A).
+#[must_use]
+pub fn link_local(mac: MacAddr) -> Ipv6Address {
+    let [a, b, c, d, e, f] = mac.0;
+    let words = [
+        0xfe80,
+        0,
+        0,
+        0,
+        u16::from_be_bytes([a ^ 2, b]),
+        u16::from_be_bytes([c, 0xff]),
+        u16::from_be_bytes([0xfe, d]),
+        u16::from_be_bytes([e, f]),
+    ];
+    Ipv6Address::from(words)
 }
 
 /// A network's configuration; changed by giving every worker a new one.

@@ -161,6 +161,13 @@ fn is_solicited_node(dst: Ipv6Addr) -> bool {
     dst.octets()[..13] == [0xff, 0x02, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff]
 }
 
+/// The solicited-node group of an address (RFC 4291 §2.7.1).
+pub(crate) const fn solicited_node(addr: Ipv6Addr) -> Ipv6Addr {
+    let [.., a, b, c] = addr.octets();
+    let words = (0xff00 | a as u16, u16::from_be_bytes([b, c]));
+    Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, words.0, words.1)
+}
+
 /// Builds the answer to whoever asked for `own`, from a router or from a host.
 pub fn answer(
     out: &mut Outbox,
@@ -209,17 +216,7 @@ pub fn ask(
             Some((arp(out, ArpOperation::Request, (own_mac, own), whom, dst), dst))
         }
         (IpAddr::V6(own), IpAddr::V6(target)) => {
-            let [.., a, b, c] = target.octets();
-            let group = Ipv6Addr::new(
-                0xff02,
-                0,
-                0,
-                0,
-                0,
-                1,
-                0xff00 | u16::from(a),
-                u16::from_be_bytes([b, c]),
-            );
+            let group = solicited_node(target);
             let (to, dst) = match known {
                 Some(mac) => (target, mac),
                 None => (group, multicast_mac(group)),
@@ -232,7 +229,7 @@ pub fn ask(
     }
 }
 
-fn arp(
+pub(crate) fn arp(
     out: &mut Outbox,
     operation: ArpOperation,
     sender: (MacAddr, Ipv4Addr),
@@ -278,7 +275,7 @@ fn ndp(
 }
 
 /// The group address of an IPv6 multicast address (RFC 2464 §7).
-fn multicast_mac(addr: Ipv6Addr) -> MacAddr {
+pub(crate) fn multicast_mac(addr: Ipv6Addr) -> MacAddr {
     let [.., a, b, c, d] = addr.octets();
     MacAddr([0x33, 0x33, a, b, c, d])
 }

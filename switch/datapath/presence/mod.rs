@@ -5,185 +5,91 @@
 //! [`concern`](Presence::concerns) it, before the bridge is, and says by [`changes`](Presence::changes)
 //! when the gateway's addresses are others. It answers no ARP or NDP question itself: the gateway does,
 //! for the addresses it is given, which are those that are [`in use`](Presence::addresses) here.
+//!
+//! ```text
+//!   advert ─▶ solicit ┐
+//!   dhcp ──▶ lease ───┼─▶ which addresses there should be ─▶ claim: each probed for, announced, defended
+//!   given by hand ────┘                                        └▶ listen: the groups they need
+//! ```
 
-use std::net::IpAddr;
+mod advert;
+mod chance;
+mod claim;
+mod dhcp;
+mod known;
+mod lease;
+mod listen;
+mod report;
+mod solicit;
+mod voice;
+
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
-use smoltcp::time::{Duration, Instant};
-use smoltcp::wire::{IpCidr, Ipv4Cidr, Ipv6Cidr};
+use nat::Protocol;
+use smoltcp::time::Instant;
+use smoltcp::wire::{IpAddress, IpCidr, Ipv6Cidr};
 
 use crate::bridge::Received;
-use crate::drop::DropReason;
+use crate::frame::Frame;
 use crate::hop::Hop;
+use crate::network::link_local;
 use crate::outbox::Outbox;
-use crate::port::{IpMtu, MacAddr, PortId};
+use crate::packet::{Fragment, Packet};
+use crate::port::{ETHERNET_HEADER_LEN, IpMtu};
+use crate::resolve::{self, Announcement};
 use crate::stats::PortCounters;
+use advert::Advert;
+use chance::Chance;
+use claim::Claim;
+use lease::Client;
+use listen::Listener;
+use solicit::Solicit;
+use voice::Voice;
 
-/// How a station gets its addresses of one family.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Addressing<A> {
-    /// It has none, and takes no part in the family.
-    None,
-    /// They were given to it.
-    Static {
-        /// Each with its subnet's prefix length.
-        addresses: Vec<A>,
-        /// The default router.
-        gateway: Option<IpAddr>,
-    },
-    /// By DHCP (RFC 2131), or by router advertisements (RFC 4862).
-    Auto,
+pub use report::{
+    AddressRow, Addressing, Change, DEFEND_INTERVAL, Heard, LeaseRow, Lost, Origin, PresenceConfig,
+    Settled, Standing,
+};
+
+/// Most addresses given to one presence; what is beyond is not claimed. Leased and advertised ones come
+/// on top, of which there are nine at most.
+pub const MAX_ADDRESSES: usize = 256;
+
+/// An address we have, or mean to have.
+#[derive(Clone, Debug)]
+struct Own {
+    address: IpCidr,
+    origin: Origin,
+    deprecated: bool,
+    expires: Option<Instant>,
+    claim: Claim,
 }
 
-/// Who is to be present, and where.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PresenceConfig {
-    /// The segment's port, by which everything leaves.
-    pub port: PortId,
-    /// Our station.
-    pub mac: MacAddr,
-    /// Largest IP packet the interface carries.
-    pub mtu: IpMtu,
-    /// IPv4.
-    pub v4: Addressing<Ipv4Cidr>,
-    /// IPv6; with any but `None` comes a link-local address.
-    pub v6: Addressing<Ipv6Cidr>,
-    /// The name told to a DHCP server.
-    pub hostname: Option<String>,
-    /// Where every random interval and transaction number comes from: a number nobody can guess.
-    pub seed: u64,
-}
-
-/// What became of a frame shown to a [`Presence`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use]
-pub enum Heard {
-    /// The bridge is to decide it.
-    Pass,
-    /// It was for the presence alone, and counts as consumed.
-    Consumed,
-    /// It was for the presence alone, and is not to be believed.
-    Drop(DropReason),
-}
-
-/// Where an address comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Origin {
-    /// It was given.
-    Static,
-    /// A DHCP server leased it.
-    Dhcp,
-    /// A router advertised its prefix (RFC 4862 §5.5).
-    Advertised,
-    /// Each station with IPv6 has it (RFC 4862 §5.3).
-    LinkLocal,
-}
-
-/// Why an address is no longer ours.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lost {
-    /// Another station has it (RFC 5227 §2.4, RFC 4862 §5.4).
-    Conflict,
-    /// Its lease or lifetime has ended.
-    Expired,
-    /// The DHCP server takes it back (DHCPNAK), or leased another one instead.
-    Refused,
-}
-
-/// What was done about another station's claim of an address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Settled {
-    /// We did not have it yet and leave it.
-    Avoided,
-    /// We announced once more that it is ours.
-    Defended,
-    /// It was claimed again within [`DEFEND_INTERVAL`]: we give it up.
-    GivenUp,
-}
-
-/// Something that happened to a presence.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Change {
-    /// An address is ours from now on.
-    Gained {
-        /// With its subnet's prefix length.
-        address: IpCidr,
-        /// Where it comes from.
-        origin: Origin,
-    },
-    /// An address is not ours any more.
-    Lost {
-        /// With its subnet's prefix length.
-        address: IpCidr,
-        /// Where it came from.
-        origin: Origin,
-        /// Why.
-        why: Lost,
-    },
-    /// Another station claims an address of ours.
-    Conflict {
-        /// The address.
-        address: IpAddr,
-        /// The other station.
-        station: MacAddr,
-        /// What was done about it.
-        settled: Settled,
-    },
-    /// [`Presence::routes`] are others.
-    Routes,
-    /// [`Presence::dns`] are others.
-    Dns,
-    /// [`Presence::mtu`] is another.
-    Mtu,
-}
-
-/// How far an address is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
-    /// Being probed for; not ours yet.
-    Tentative,
-    /// Ours.
-    InUse,
-    /// Ours, and not to be used for what is new (RFC 4862 §5.5.4).
-    Deprecated,
-    /// Another station has it; it is probed for again after a while.
-    Conflict,
-}
-
-/// An address, for listings.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AddressRow {
-    /// With its subnet's prefix length.
-    pub address: IpCidr,
-    /// Where it comes from.
-    pub origin: Origin,
-    /// How far it is.
-    pub standing: Standing,
-    /// When it ends; `None` where it does not.
-    pub expires: Option<Instant>,
-}
-
-/// The lease held or asked for, for listings.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LeaseRow {
-    /// The client's state in the words of RFC 2131 §4.4: `INIT`, `SELECTING`, `REQUESTING`, `BOUND`,
-    /// `RENEWING`, `REBINDING`, `REBOOTING`.
-    pub state: &'static str,
-    /// The address.
-    pub address: Option<Ipv4Cidr>,
-    /// The server's identifier.
-    pub server: Option<IpAddr>,
-    /// When it is renewed (T1), rebound (T2), and over.
-    pub times: Option<[Instant; 3]>,
+/// The same before it is claimed.
+#[derive(Clone, Copy, Debug)]
+struct Wanted {
+    address: IpCidr,
+    origin: Origin,
+    deprecated: bool,
+    expires: Option<Instant>,
 }
 
 /// Our station's addresses on one segment.
 #[derive(Debug)]
 pub struct Presence {
     config: PresenceConfig,
+    voice: Voice,
+    chance: Chance,
+    up: bool,
+    own: Vec<Own>,
+    lease: Option<Client>,
+    solicit: Option<Solicit>,
+    listener: Option<Listener>,
+    routes: Vec<Hop>,
+    dns: Vec<IpAddr>,
+    mtu: IpMtu,
     changes: Vec<Change>,
-    _counters: Arc<PortCounters>,
 }
 
 impl Presence {
@@ -191,32 +97,192 @@ impl Presence {
     /// link counts as up.
     #[must_use]
     pub fn new(config: PresenceConfig, gateway: Arc<PortCounters>, now: Instant) -> Self {
-        let _ = now;
-        Self { config, changes: Vec::new(), _counters: gateway }
+        let mut chance = Chance::new(config.seed);
+        let lease = matches!(config.v4, Addressing::Auto)
+            .then(|| Client::new(config.mac, config.hostname.clone(), now, &mut chance));
+        let v6 = config.v6 != Addressing::None;
+        let mut presence = Self {
+            voice: Voice { to: (config.zone, config.port), mac: config.mac, gateway },
+            chance,
+            up: true,
+            own: Vec::new(),
+            lease,
+            solicit: matches!(config.v6, Addressing::Auto).then(Solicit::default),
+            listener: v6.then(Listener::default),
+            routes: Vec::new(),
+            dns: Vec::new(),
+            mtu: config.mtu,
+            changes: Vec::new(),
+            config,
+        };
+        presence.settle(now);
+        presence
     }
 
     /// Whether [`handle`](Self::handle) wants to see this frame: ARP, NDP, MLD and DHCP. A look at a
     /// few octets; everything else goes to the bridge alone.
     #[must_use]
     pub fn concerns(frame: &[u8]) -> bool {
-        matches!(frame.get(12..14), Some([0x08, 0x06]))
+        const UDP: u8 = Protocol::Udp.number();
+        const ICMPV6: u8 = Protocol::Icmpv6.number();
+        const NDP: [u8; 3] = [advert::ADVERTISEMENT, 135, 136];
+        let Some((kind, ip)) = frame.get(12..14).zip(frame.get(ETHERNET_HEADER_LEN..)) else {
+            return false;
+        };
+        match kind {
+            [0x08, 0x06] => true,
+            [0x08, 0x00] if ip.get(9) == Some(&UDP) => {
+                let header = usize::from(ip[0] & 0x0f) * 4;
+                ip.get(header + 2..header + 4) == Some(&dhcp::CLIENT_PORT.to_be_bytes())
+            }
+            // An MLD query is behind a hop-by-hop header (RFC 3810 §5).
+            [0x86, 0xdd] => match ip.get(6) {
+                Some(&ICMPV6) => ip.get(40).is_some_and(|kind| NDP.contains(kind)),
+                Some(0) => ip.get(40) == Some(&ICMPV6) && ip.get(48) == Some(&listen::QUERY),
+                _ => false,
+            },
+            _ => false,
+        }
     }
 
     /// Looks at a frame that came in by the segment's port, before the bridge does.
     pub fn handle(&mut self, received: &Received<'_>, now: Instant, out: &mut Outbox) -> Heard {
-        let _ = (received, now, out);
-        Heard::Pass
+        let frame = received.frame;
+        let ours = frame.get(6..12) == Some(self.config.mac.as_bytes());
+        if !self.up || ours || !Self::concerns(frame) || received.offload.check(frame).is_err() {
+            return Heard::Pass;
+        }
+        let payload = &frame[ETHERNET_HEADER_LEN..];
+        if frame[12..14] == [0x08, 0x06] {
+            if let Ok(message) = resolve::read_arp(payload) {
+                self.message(&message, now, out);
+            }
+            return Heard::Pass;
+        }
+        // What is malformed the bridge or the gateway refuses, with a reason.
+        let Ok(packet) = Packet::parse(frame, &received.offload) else { return Heard::Pass };
+        match packet.protocol {
+            Protocol::Udp => self.datagram(&packet, frame, now),
+            _ => self.icmp(&packet, frame, now, out),
+        }
+    }
+
+    fn datagram(&mut self, packet: &Packet, frame: &[u8], now: Instant) -> Heard {
+        let (Some(client), Some((dhcp::SERVER_PORT, dhcp::CLIENT_PORT))) =
+            (&mut self.lease, packet.ports)
+        else {
+            return Heard::Pass;
+        };
+        let datagram = packet.transport(frame);
+        let len = usize::from(u16::from_be_bytes([datagram[4], datagram[5]]));
+        // Pieces are none: no server sends any (RFC 2131 §2).
+        let whole = packet.fragment == Fragment::Whole;
+        let Some(message) = datagram.get(8..len).filter(|_| whole) else { return Heard::Pass };
+        let Ok(Frame { src: station, .. }) = Frame::parse(frame) else { return Heard::Pass };
+        let heard = client.heard(message, station, now, &mut self.chance);
+        let to_us = frame[..6] == *self.config.mac.as_bytes();
+        self.settle(now);
+        match heard {
+            Ok(true) => Heard::Consumed,
+            Err(reason) if to_us => Heard::Drop(reason),
+            Ok(false) if to_us => Heard::Consumed,
+            Ok(false) | Err(_) => Heard::Pass,
+        }
+    }
+
+    fn icmp(&mut self, packet: &Packet, frame: &[u8], now: Instant, out: &mut Outbox) -> Heard {
+        let kind = packet.icmp(frame).map(|(kind, _)| kind);
+        match (kind, &mut self.solicit, &mut self.listener) {
+            (Some(advert::ADVERTISEMENT), Some(solicit), _) => match Advert::read(packet, frame) {
+                Ok(advert) => {
+                    solicit.heard(&advert, now);
+                    self.settle(now);
+                    Heard::Consumed
+                }
+                Err(reason) => Heard::Drop(reason),
+            },
+            (Some(listen::QUERY), _, Some(listener)) => {
+                listener.heard(packet, frame, now, &mut self.chance);
+                Heard::Pass
+            }
+            _ => {
+                let src = Frame::parse(frame).map(|frame| frame.src);
+                if let Ok(src) = src
+                    && let Some(Ok(message)) = resolve::read_ndp(packet, frame, src)
+                {
+                    self.message(&message, now, out);
+                }
+                Heard::Pass
+            }
+        }
+    }
+
+    /// Takes note of an ARP or NDP message of another station.
+    fn message(&mut self, message: &Announcement, now: Instant, out: &mut Outbox) {
+        if message.station == self.config.mac {
+            return;
+        }
+        let mut told = None;
+        for own in &mut self.own {
+            let before = own.claim.in_use();
+            if let Some(settled) = own.claim.heard(message, now, &self.voice, out) {
+                told = Some((own.address, own.origin, before && !own.claim.in_use(), settled));
+                break; // No two claims are of one address.
+            }
+        }
+        let Some((address, origin, lost, settled)) = told else { return };
+        let (station, addr) = (message.station, address.address().into());
+        self.tell(Change::Conflict { address: addr, station, settled });
+        if lost {
+            self.tell(Change::Lost { address, origin, why: Lost::Conflict });
+        }
+        if let (Some(client), Origin::Dhcp, Settled::Avoided | Settled::GivenUp) =
+            (&mut self.lease, origin, settled)
+        {
+            client.decline(now, &self.voice, &mut self.chance, out);
+        }
+        self.settle(now);
     }
 
     /// Does what time asks for. Early and repeated calls do nothing.
     pub fn handle_timeout(&mut self, now: Instant, out: &mut Outbox) {
-        let _ = (now, out);
+        let mut gained = Vec::new();
+        for own in &mut self.own {
+            if own.claim.handle_timeout(now, &self.voice, &mut self.chance, out) {
+                gained.push((own.address, own.origin));
+            }
+        }
+        for (address, origin) in gained {
+            self.tell(Change::Gained { address, origin });
+            match (origin, &mut self.lease, &mut self.solicit) {
+                (Origin::Dhcp, Some(client), _) => client.holds(),
+                (Origin::LinkLocal, _, Some(solicit)) => solicit.begin(now, &mut self.chance),
+                _ => {}
+            }
+        }
+        let own = self.link_local();
+        if let Some(client) = &mut self.lease {
+            client.handle_timeout(now, &self.voice, &mut self.chance, out);
+        }
+        if let Some(solicit) = &mut self.solicit {
+            let own = own.unwrap_or(Ipv6Addr::UNSPECIFIED);
+            solicit.handle_timeout(now, own, &self.voice, &mut self.chance, out);
+        }
+        if let Some(listener) = &mut self.listener {
+            listener.handle_timeout(now, own, &self.voice, &mut self.chance, out);
+        }
+        self.settle(now);
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) has something to do.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        None
+        let claims = self.own.iter().filter_map(|own| own.claim.poll_timeout());
+        claims
+            .chain(self.lease.as_ref().and_then(Client::poll_timeout))
+            .chain(self.solicit.as_ref().and_then(Solicit::poll_timeout))
+            .chain(self.listener.as_ref().and_then(Listener::poll_timeout))
+            .min()
     }
 
     /// What has happened since this was last asked. At most [`MAX_CHANGES`](Self::MAX_CHANGES) are kept,
@@ -228,67 +294,147 @@ impl Presence {
     /// Most changes kept for [`changes`](Self::changes).
     pub const MAX_CHANGES: usize = 64;
 
+    fn tell(&mut self, change: Change) {
+        if self.changes.len() >= Self::MAX_CHANGES {
+            self.changes.remove(0);
+        }
+        self.changes.push(change);
+    }
+
     /// The interface has lost its carrier or was taken down: nothing is sent or asked for until it is
     /// back. What is held stays held as long as it lasts.
-    pub fn link_down(&mut self, now: Instant) {
-        let _ = now;
+    pub fn link_down(&mut self) {
+        self.up = false;
+        self.own.iter_mut().for_each(|own| own.claim.pause());
+        if let Some(client) = &mut self.lease {
+            client.pause();
+        }
+        if let Some(solicit) = &mut self.solicit {
+            solicit.pause();
+        }
+        if let Some(listener) = &mut self.listener {
+            listener.pause();
+        }
     }
 
     /// The interface is back, perhaps on another segment: every address is probed for again while it
     /// stays in use, the lease is asked for as it was (INIT-REBOOT, RFC 2131 §3.2), routers are asked.
     pub fn link_up(&mut self, now: Instant) {
-        let _ = now;
+        self.up = true;
+        for own in &mut self.own {
+            own.claim.probe_again(now, &mut self.chance);
+        }
+        if let Some(client) = &mut self.lease {
+            client.reboot(now, &mut self.chance);
+        }
+        let own = self.link_local();
+        if let (Some(solicit), Some(_)) = (&mut self.solicit, own) {
+            solicit.begin(now, &mut self.chance);
+        }
+        if let Some(listener) = &mut self.listener {
+            listener.report_again(now);
+        }
     }
 
     /// The interface's MTU has changed.
-    pub fn set_mtu(&mut self, mtu: IpMtu) {
+    pub fn set_mtu(&mut self, mtu: IpMtu, now: Instant) {
         self.config.mtu = mtu;
+        self.settle(now);
     }
 
     /// Gives back what was leased (DHCPRELEASE), before going away for good.
     pub fn leave(&mut self, now: Instant, out: &mut Outbox) {
-        let _ = (now, out);
+        if let Some(client) = &mut self.lease {
+            client.release(now, &self.voice, &mut self.chance, out);
+        }
     }
 
-    /// The addresses in use with their subnets' prefix lengths, those to speak from first; the
-    /// link-local one, which the gateway has of itself, is not among them.
-    #[must_use]
-    pub fn addresses(&self) -> Vec<IpCidr> {
-        Vec::new()
+    /// Brings what we claim, and what is told of it, in line with what was given, leased and advertised.
+    fn settle(&mut self, now: Instant) {
+        let wanted = self.wanted();
+        let leased = self.lease.as_ref().map_or(Lost::Expired, |client| client.lost);
+        let is_wanted = |own: &Own| {
+            let same = |wanted: &&Wanted| wanted.address.address() == own.address.address();
+            wanted.iter().any(|wanted| same(&wanted) && wanted.origin == own.origin)
+        };
+        let gone: Vec<_> = self.own.extract_if(.., |own| !is_wanted(own)).collect();
+        for Own { address, origin, claim, .. } in gone {
+            if claim.in_use() {
+                let why = if origin == Origin::Dhcp { leased } else { Lost::Expired };
+                self.tell(Change::Lost { address, origin, why });
+            }
+        }
+        for wanted in wanted {
+            self.want(wanted, now);
+        }
+        if let Some(listener) = &mut self.listener {
+            let claims = self.own.iter().filter(|own| !own.claim.has_yielded());
+            let addrs = claims.filter_map(|own| match own.address.address() {
+                IpAddress::Ipv6(addr) => Some(addr),
+                IpAddress::Ipv4(_) => None,
+            });
+            listener.listen(addrs, now);
+        }
+        self.compare();
     }
 
-    /// Every address, those not in use and the link-local one too.
-    #[must_use]
-    pub fn rows(&self) -> Vec<AddressRow> {
-        Vec::new()
+    /// Every address there should be, those to speak from first.
+    fn wanted(&self) -> Vec<Wanted> {
+        let given =
+            |address| Wanted { address, origin: Origin::Static, deprecated: false, expires: None };
+        let mut wanted = Vec::new();
+        if let Addressing::Static { addresses, .. } = &self.config.v4 {
+            wanted.extend(addresses.iter().map(|cidr| given((*cidr).into())));
+        }
+        if let Addressing::Static { addresses, .. } = &self.config.v6 {
+            wanted.extend(addresses.iter().map(|cidr| given((*cidr).into())));
+        }
+        let alone =
+            |addr: &IpAddr| IpCidr::new((*addr).into(), if addr.is_ipv4() { 32 } else { 128 });
+        wanted.extend(self.config.also.iter().map(alone).map(given));
+        wanted.truncate(MAX_ADDRESSES);
+        if let Some(lease) = self.lease.as_ref().and_then(Client::lease) {
+            let expires = lease.times.map(|[.., end]| end);
+            let origin = Origin::Dhcp;
+            wanted.insert(0, Wanted { origin, expires, ..given(lease.address.into()) });
+        }
+        let link_local = link_local(self.config.mac);
+        if let Some(solicit) = &self.solicit {
+            let [.., a, b, c, d] = link_local.segments();
+            let interface = [a, b, c, d].into_iter().fold(0, |id, word| id << 16 | u64::from(word));
+            wanted.extend(solicit.formed(interface).map(|formed| Wanted {
+                address: formed.address.into(),
+                origin: Origin::Advertised,
+                deprecated: formed.deprecated,
+                expires: formed.expires,
+            }));
+        }
+        if self.listener.is_some() {
+            let address = Ipv6Cidr::new(link_local, 64).into();
+            wanted.push(Wanted { origin: Origin::LinkLocal, ..given(address) });
+        }
+        wanted
     }
 
-    /// The routes, the best first of those to one prefix: on-link subnets, what DHCP and routers have
-    /// said, and default routes.
-    #[must_use]
-    pub fn routes(&self) -> Vec<Hop> {
-        Vec::new()
-    }
-
-    /// The name servers learnt, the best first.
-    #[must_use]
-    pub fn dns(&self) -> Vec<IpAddr> {
-        Vec::new()
-    }
-
-    /// Largest IP packet on the segment: the interface's, or less if DHCP or a router says so.
-    #[must_use]
-    pub fn mtu(&self) -> IpMtu {
-        self.config.mtu
-    }
-
-    /// The lease; `None` without DHCP.
-    #[must_use]
-    pub fn lease(&self) -> Option<LeaseRow> {
-        None
+    fn want(&mut self, wanted: Wanted, now: Instant) {
+        let Wanted { address, origin, deprecated, expires } = wanted;
+        let addr = address.address();
+        if let Some(own) = self.own.iter_mut().find(|own| own.address.address() == addr) {
+            // The first of two for one address has it.
+            if own.origin == origin {
+                let before = std::mem::replace(&mut own.address, address);
+                (own.deprecated, own.expires) = (deprecated, expires);
+                if before != address && own.claim.in_use() {
+                    self.tell(Change::Lost { address: before, origin, why: Lost::Refused });
+                    self.tell(Change::Gained { address, origin });
+                }
+            }
+            return;
+        }
+        let mut claim = Claim::begin(addr.into(), now, &mut self.chance);
+        if !self.up {
+            claim.pause();
+        }
+        self.own.push(Own { address, origin, deprecated, expires, claim });
     }
 }
-
-/// How long after one conflict another one of the same address is not defended against any more
-/// (RFC 5227 §1.1, DEFEND_INTERVAL).
-pub const DEFEND_INTERVAL: Duration = Duration::from_secs(10);
