@@ -45,14 +45,8 @@ impl Presence {
         if let (Some(solicit), Some(_)) = (&self.solicit, self.link_local()) {
             routes.extend(solicit.routes());
         }
-        let v4 = match &self.config.v4 {
-            Addressing::Static { gateway, .. } => *gateway,
-            _ => None,
-        };
-        let v6 = match &self.config.v6 {
-            Addressing::Static { gateway, .. } => *gateway,
-            _ => None,
-        };
+        let v4 = given_router(&self.config.v4).filter(|_| self.speaks(false));
+        let v6 = given_router(&self.config.v6).filter(|_| self.speaks(true));
         let default_v4 = IpCidr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED).into(), 0);
         let default_v6 = IpCidr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED).into(), 0);
         routes.extend(v4.map(|via| Hop { to: default_v4, via: Some(via) }));
@@ -64,6 +58,13 @@ impl Presence {
             }
         }
         seen
+    }
+
+    /// Whether an address of this family is in use.
+    fn speaks(&self, v6: bool) -> bool {
+        self.own
+            .iter()
+            .any(|own| own.claim.in_use() && matches!(own.address, IpCidr::Ipv6(_)) == v6)
     }
 
     fn known_dns(&self) -> Vec<IpAddr> {
@@ -129,7 +130,7 @@ impl Presence {
     }
 
     /// The routes, the best first of those to one prefix: on-link subnets, what DHCP and routers have
-    /// said, and default routes. [`next_hop`] finds the way by them.
+    /// said, and default routes. [`next_hop`](crate::hop::next_hop) finds the way by them.
     #[must_use]
     pub fn routes(&self) -> &[Hop] {
         &self.routes
@@ -158,6 +159,13 @@ impl Presence {
             server: lease.map(|lease| lease.server.into()),
             times: lease.and_then(|lease| lease.times),
         })
+    }
+}
+
+fn given_router<A>(addressing: &Addressing<A>) -> Option<IpAddr> {
+    match addressing {
+        Addressing::Static { gateway, .. } => *gateway,
+        Addressing::None | Addressing::Auto => None,
     }
 }
 
