@@ -1,0 +1,116 @@
+//! The table: requirements by subjects.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::thread;
+
+use crate::lab::{Family, Lab};
+use crate::subject::Subject;
+use crate::{Of, PATIENCE, Probe};
+
+fn all() -> Vec<Probe> {
+    [
+        crate::mapping::PROBES,
+        crate::filtering::PROBES,
+        crate::tcp::PROBES,
+        crate::stream::PROBES,
+        crate::icmp::PROBES,
+        crate::router::PROBES,
+        crate::size::PROBES,
+        crate::pieces::PROBES,
+        crate::published::PROBES,
+        crate::crowd::PROBES,
+        crate::timers::PROBES,
+        crate::segment::PROBES,
+        crate::roam::PROBES,
+        crate::stun::PROBES,
+    ]
+    .concat()
+}
+
+/// What a subject did at a probe: a mark for each family.
+fn cell(subject: Subject, probe: &Probe) -> (String, Vec<String>) {
+    let mut marks = String::new();
+    let mut wrongs = Vec::new();
+    let options = if subject.is_pontoon() { probe.options } else { &[] };
+    let lab = catch_unwind(|| Lab::new(subject, options)).ok().flatten();
+    let Some(lab) = lab else { return ("-".to_owned(), vec!["no lab".to_owned()]) };
+    for family in probe.families {
+        let ran = catch_unwind(AssertUnwindSafe(|| (probe.run)(&lab, *family)));
+        let mark = if *family == Family::V4 { '4' } else { '6' };
+        match ran {
+            Ok(Ok(())) => marks.push(mark),
+            Ok(Err(wrong)) => {
+                marks.push('✗');
+                wrongs.push(format!("{family:?}: {wrong}{}", lab.dropped()));
+            }
+            Err(panic) => {
+                marks.push('‼');
+                let text = panic.downcast_ref::<String>().cloned().unwrap_or_default();
+                wrongs.push(format!("{family:?}: panicked: {text}"));
+            }
+        }
+    }
+    (marks, wrongs)
+}
+
+/// `PROBE` and `SUBJECTS` in the environment choose by part of a name or number.
+#[test]
+#[ignore = "compares pontoon with others, which takes minutes and their programs"]
+fn matrix() {
+    PATIENCE.store(4, Relaxed);
+    let chosen = |what: &str, names: &[&str]| match std::env::var(what) {
+        Ok(words) => words.split(',').any(|word| names.iter().any(|name| name.contains(word))),
+        Err(_) => true,
+    };
+    let subjects = Subject::ALL.into_iter().filter(|s| chosen("SUBJECTS", &[s.name()]));
+    let subjects: Vec<_> = subjects.filter(|subject| subject.is_here()).collect();
+    let probes = all().into_iter().filter(|probe| chosen("PROBE", &[probe.id, probe.name]));
+    let probes: Vec<_> = probes.collect();
+    let jobs: Vec<_> = (0..probes.len() * subjects.len()).collect();
+    let next = AtomicUsize::new(0);
+    let cells = Mutex::new(BTreeMap::new());
+    thread::scope(|scope| {
+        for _ in 0..6 {
+            scope.spawn(|| {
+                while let Some(job) = jobs.get(next.fetch_add(1, Relaxed)) {
+                    let (row, column) = (job / subjects.len(), job % subjects.len());
+                    let cell = cell(subjects[column], &probes[row]);
+                    cells.lock().unwrap().insert((row, column), cell);
+                }
+            });
+        }
+    });
+    let cells = cells.into_inner().unwrap();
+    let names: Vec<_> = subjects.iter().map(|subject| subject.name()).collect();
+    println!("| requirement | {} |", names.join(" | "));
+    println!("|--|{}", "--|".repeat(subjects.len()));
+    for (row, probe) in probes.iter().enumerate() {
+        let marks: Vec<_> =
+            (0..subjects.len()).map(|column| cells[&(row, column)].0.as_str()).collect();
+        let of = match probe.of {
+            Of::Raw => " (raw)",
+            Of::Sockets => " (sockets)",
+            Of::Both | Of::Later => "",
+        };
+        let name = probe.name.replace('_', " ");
+        println!("| {} {name}{of} | {} |", probe.id, marks.join(" | "));
+    }
+    for ((row, column), (_, wrongs)) in &cells {
+        for wrong in wrongs {
+            let (probe, subject) = (&probes[*row], subjects[*column]);
+            println!("{} {} by {}: {wrong}", probe.id, probe.name, subject.name());
+        }
+    }
+    if let Some(column) = subjects.iter().position(|subject| *subject == Subject::Nothing) {
+        let blind: Vec<_> = probes
+            .iter()
+            .enumerate()
+            .filter(|(row, _)| cells[&(*row, column)].0.contains(['4', '6']))
+            .map(|(_, probe)| probe.name)
+            .collect();
+        assert!(blind.is_empty(), "nothing at all passes {blind:?}");
+    }
+}

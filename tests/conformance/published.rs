@@ -1,0 +1,171 @@
+//! Ports of the host's that lead to a container.
+
+use std::collections::BTreeSet;
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{IpAddr, SocketAddr};
+
+use netns::link;
+
+use crate::lab::{Container, Family, Lab, accept, connect, listen, udp};
+use crate::{Subject, Verdict, ensure, probes};
+
+probes! {
+    Both {
+        "A38" ANY a_published_server_sees_the_clients_address_over_tcp;
+        "A38" ANY a_published_server_sees_the_clients_address_over_udp;
+        "PRODUCT 9" ANY a_container_reaches_a_published_port_of_another_and_its_own;
+        "S" ANY a_published_port_that_nobody_listens_on_refuses;
+    }
+    Sockets {
+        "A38" ANY an_answer_comes_from_the_address_that_was_asked;
+    }
+}
+
+/// The subject's container with ports 80 and 81 of either protocol behind 8080 and 8081.
+pub(crate) fn published(lab: &Lab, family: Family) -> Container {
+    let name = format!("p{family:?}");
+    match lab.subject {
+        Subject::Sockets | Subject::Raw => {
+            let specs = match family {
+                // One port is one container's: the families take turns.
+                Family::V4 => ["0.0.0.0:8080:80/tcp", "0.0.0.0:8080:80/udp"],
+                Family::V6 => ["[::]:8080:80/tcp", "[::]:8080:80/udp"],
+            };
+            lab.container_of_pontoon(&name, &["-p", specs[0], "-p", specs[1]])
+        }
+        Subject::Kernel | Subject::Nothing => {
+            let container = lab.container(&name);
+            let (word, to) = match family {
+                Family::V4 => ("ip", container.v4.to_string()),
+                Family::V6 => ("ip6", format!("[{}]", container.v6)),
+            };
+            let rule = |l4: &str| {
+                format!(
+                    "add rule inet nat published meta nfproto {} {l4} dport 8080 dnat {word} to {to}:80\n",
+                    if family == Family::V4 { "ipv4" } else { "ipv6" }
+                )
+            };
+            lab.nft(&(rule("tcp") + &rule("udp")));
+            container
+        }
+        Subject::Pasta | Subject::Slirp => lab.container(&name),
+    }
+}
+
+fn a_published_server_sees_the_clients_address_over_tcp(lab: &Lab, family: Family) -> Verdict {
+    let container = published(lab, family);
+    let listener = listen(&container.netns, container.addr(family), 80);
+    let to = SocketAddr::new(lab.external(family), 8080);
+    for client in [2, 3] {
+        let from = SocketAddr::new(family.outside(client), 52_000);
+        let mut near = connect(&lab.outside, from, to).map_err(|e| format!("{from}: {e}"))?;
+        let (mut far, peer) = accept(&listener)?;
+        ensure!(peer == from, "{from} is seen as {peer}");
+        near.write_all(b"question").unwrap();
+        let mut octets = [0; 8];
+        far.read_exact(&mut octets).map_err(|error| format!("question: {error}"))?;
+        far.write_all(b"answered").unwrap();
+        near.read_exact(&mut octets).map_err(|error| format!("answer: {error}"))?;
+        ensure!(octets == *b"answered", "{octets:?} came");
+    }
+    Ok(())
+}
+
+fn a_published_server_sees_the_clients_address_over_udp(lab: &Lab, family: Family) -> Verdict {
+    let container = published(lab, family);
+    let server = udp(&container.netns, container.addr(family), 80);
+    let to = SocketAddr::new(lab.external(family), 8080);
+    let mut buffer = vec![0; 70_000];
+    for client in [2, 3] {
+        let socket = udp(&lab.outside, family.outside(client), 52_100);
+        for size in [1, 1400, 5000] {
+            let data = vec![client; size];
+            socket.send_to(&data, to).map_err(|error| format!("send: {error}"))?;
+            let (len, from) =
+                server.recv_from(&mut buffer).map_err(|error| format!("{size}: {error}"))?;
+            ensure!(buffer[..len] == data, "{len} octets came of {size}");
+            ensure!(from == socket.local_addr().unwrap(), "seen as {from}");
+            server.send_to(&data, from).map_err(|error| format!("answer: {error}"))?;
+            let (len, from) =
+                socket.recv_from(&mut buffer).map_err(|error| format!("{size} back: {error}"))?;
+            ensure!(buffer[..len] == data, "{len} octets came back of {size}");
+            ensure!(from == to, "the answer comes from {from}");
+        }
+    }
+    Ok(())
+}
+
+fn an_answer_comes_from_the_address_that_was_asked(lab: &Lab, family: Family) -> Verdict {
+    let second: IpAddr = match family {
+        Family::V4 => "198.51.100.8".parse().unwrap(),
+        Family::V6 => "2001:db8:7::8".parse().unwrap(),
+    };
+    let len = if family == Family::V4 { 24 } else { 64 };
+    let address = format!("{second}/{len}").parse().unwrap();
+    lab.scene.host.enter(|| link::add_address("up0", address)).unwrap();
+    let container = published(lab, family);
+    let server = udp(&container.netns, container.addr(family), 80);
+    let client = udp(&lab.outside, family.outside(2), 52_200);
+    let mut buffer = [0; 100];
+    for addr in [second, family.host(), second] {
+        let to = SocketAddr::new(addr, 8080);
+        client.send_to(b"question", to).map_err(|error| format!("send: {error}"))?;
+        let (_, from) = server.recv_from(&mut buffer).map_err(|error| format!("in: {error}"))?;
+        server.send_to(b"answer", from).map_err(|error| format!("answer: {error}"))?;
+        let (_, from) = client.recv_from(&mut buffer).map_err(|error| format!("out: {error}"))?;
+        ensure!(from == to, "{to} was asked, {from} answers");
+    }
+    Ok(())
+}
+
+/// The three ways: its own port, a neighbour's, and by another network is [`Lab`]'s to come.
+fn a_container_reaches_a_published_port_of_another_and_its_own(
+    lab: &Lab,
+    family: Family,
+) -> Verdict {
+    let server = published(lab, family);
+    let other = lab.container(&format!("q{family:?}"));
+    let listener = listen(&server.netns, server.addr(family), 80);
+    let datagrams = udp(&server.netns, server.addr(family), 80);
+    let to = SocketAddr::new(lab.external(family), 8080);
+    let mut seen = BTreeSet::new();
+    for client in [&other, &server] {
+        let mut near = connect(&client.netns, client.at(family, 0), to)
+            .map_err(|error| format!("{} connects: {error}", client.name))?;
+        let (mut far, peer) = accept(&listener)?;
+        seen.insert(peer.ip());
+        near.write_all(b"?").unwrap();
+        let mut octet = [0; 1];
+        far.read_exact(&mut octet).map_err(|error| format!("question: {error}"))?;
+        far.write_all(b"!").unwrap();
+        near.read_exact(&mut octet).map_err(|error| format!("answer: {error}"))?;
+        let socket = udp(&client.netns, client.addr(family), 0);
+        socket.send_to(b"?", to).map_err(|error| format!("send: {error}"))?;
+        let (_, from) = datagrams.recv_from(&mut octet).map_err(|e| format!("datagram: {e}"))?;
+        datagrams.send_to(b"!", from).map_err(|error| format!("send: {error}"))?;
+        let (_, from) = socket.recv_from(&mut octet).map_err(|error| format!("back: {error}"))?;
+        ensure!(from == to, "{to} was asked, {from} answers");
+    }
+    Ok(())
+}
+
+/// A NAT lets the container refuse (RFC 9293 3.10.7.1). Where the host's kernel has accepted by then, the
+/// connection is reset at once.
+fn a_published_port_that_nobody_listens_on_refuses(lab: &Lab, family: Family) -> Verdict {
+    let container = published(lab, family);
+    let to = SocketAddr::new(lab.external(family), 8080);
+    let from = SocketAddr::new(family.outside(2), 0);
+    let error = match connect(&lab.outside, from, to) {
+        Ok(mut stream) if lab.subject != Subject::Raw => stream.read(&mut [0]).err(),
+        connected => connected.err(),
+    };
+    let kind = error.map(|error| error.kind());
+    ensure!(
+        matches!(kind, Some(ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset)),
+        "the client is told {kind:?}"
+    );
+    // The same port serves once somebody does.
+    let listener = listen(&container.netns, container.addr(family), 80);
+    let _stream = connect(&lab.outside, from, to).map_err(|error| format!("connect: {error}"))?;
+    accept(&listener).map(drop)
+}
