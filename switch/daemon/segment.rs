@@ -38,6 +38,8 @@ pub(crate) struct Segment {
     pub(crate) dead: Option<String>,
     /// What the switch was told of it last.
     pub(crate) told: Option<SegmentConfig>,
+    /// The published ports it was told of last.
+    pub(crate) published: Vec<NatPublication>,
     /// Who else was heard with an address of ours.
     rivals: Vec<(IpAddr, MacAddr)>,
 }
@@ -60,6 +62,7 @@ impl Segment {
             port: PortId::GATEWAY,
             dead: None,
             told: None,
+            published: Vec::new(),
             rivals: Vec::new(),
         }
     }

@@ -4,12 +4,13 @@
 //! Whoever makes, changes or leaves one has `changes`. Rules for published ports follow what endpoints
 //! have published: [`Daemon::tell_segment`] is called after each change of that.
 
+use std::io;
 use std::net::IpAddr;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use datapath::{IpMtu, MacAddr, Offloads, PortRole};
-use worker::{NetworkId, PortConfig, SegmentId, SegmentRow};
+use worker::{NatPublication, NetworkId, PortConfig, SegmentConfig, SegmentId, SegmentRow};
 
 use crate::api;
 use crate::error::Error;
@@ -277,20 +278,36 @@ impl Daemon {
             let published: Vec<_> =
                 endpoints.flat_map(|endpoint| segment::publications(endpoint, &station)).collect();
             let config = segment.config(registry.behind(id));
-            let news = Some(config).filter(|config| segment.told.as_ref() != Some(config));
-            (news, published, segment.raw.interface.clone())
+            let config = Some(config).filter(|config| segment.told.as_ref() != Some(config));
+            // Told again, the rules would begin to count anew.
+            let published = Some(published).filter(|published| segment.published != *published);
+            (config, published, segment.raw.interface.clone())
         };
-        let told = match config {
-            Some(config) => self.switch.set_segment(id, config.clone()).map(|()| {
-                if let Some(segment) = self.registry().segments.get_mut(&id) {
-                    segment.told = Some(config);
-                }
-            }),
-            None => Ok(()),
-        };
-        if let Err(error) = told.and_then(|()| self.switch.publish_nat(id, published)) {
+        let told = self.tell(id, config, published);
+        if let Err(error) = told {
             log!("raw:{interface}: its rules are not what they should be: {error}");
         }
+    }
+
+    fn tell(
+        &self,
+        id: SegmentId,
+        config: Option<SegmentConfig>,
+        published: Option<Vec<NatPublication>>,
+    ) -> io::Result<()> {
+        if let Some(config) = config {
+            self.switch.set_segment(id, config.clone())?;
+            if let Some(segment) = self.registry().segments.get_mut(&id) {
+                segment.told = Some(config);
+            }
+        }
+        if let Some(published) = published {
+            self.switch.publish_nat(id, published.clone())?;
+            if let Some(segment) = self.registry().segments.get_mut(&id) {
+                segment.published = published;
+            }
+        }
+        Ok(())
     }
 
     /// The same for the segment of an endpoint's network, if that has one.

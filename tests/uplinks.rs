@@ -1,0 +1,208 @@
+//! A station of our own on a segment of the host's, as it is typed and seen from both sides.
+//!
+//! The segment is the wire between host and world. The station stands beside the host on it, with
+//! addresses of its own; what the world sees of containers is that station, or, where nothing is
+//! translated, the containers themselves.
+
+mod net;
+
+use std::path::Path;
+
+use net::{HOST, Running, Scene, WORLD, WORLD6, Who, clients, wait_for};
+use serde_json::Value;
+
+/// The station's addresses.
+const STATION: &str = "198.51.100.5";
+const STATION6: &str = "2001:db8:7::5";
+
+/// A raw uplink with those addresses, and the world as its router.
+const UPLINK: &str = "raw:up0,address=198.51.100.5/24,gateway=198.51.100.2,\
+    address6=2001:db8:7::5/64,gateway6=2001:db8:7::2";
+
+fn scene() -> Option<Scene> {
+    Some(Scene::new(Who::Root)?.env("PONTOON_IDLE_EXIT", "1"))
+}
+
+/// A web server in a container on `network`.
+fn server(scene: &Scene, network: &str, options: &[&str], folder: &Path) -> Running {
+    let mut args = vec!["run", "--name", "web", "--network", network];
+    args.extend(options);
+    args.extend(["--", "python3", "-m", "http.server", "80", "--bind", "::", "--directory"]);
+    let server = scene.start(args.into_iter().chain([folder.to_str().unwrap()]));
+    server.says("Serving HTTP on");
+    server
+}
+
+/// The one network there is of that name.
+fn network(scene: &Scene, name: &str) -> Value {
+    let ended = scene.run(["network", "inspect", name]).succeeded();
+    let networks: Value = serde_json::from_str(&ended.stdout).unwrap();
+    networks[0].clone()
+}
+
+#[test]
+fn the_world_sees_the_station_and_finds_what_is_published_there() {
+    let (true, Some(scene)) = (clients(&["curl", "ping", "python3"]), scene()) else { return };
+    let create = ["network", "create", "--subnet", "10.9.0.0/24", "--subnet", "fd00:9::/64"];
+    scene.run(create.into_iter().chain(["--uplink", UPLINK, "lan"])).succeeded();
+    let lan = network(&scene, "lan");
+    assert_eq!(lan["Options"]["pontoon.uplink"], UPLINK);
+    assert_eq!(lan["Uplink"]["Status"], "up", "{lan}");
+    assert_eq!(lan["Uplink"]["Interface"], "up0");
+    assert_eq!(lan["Uplink"]["Addresses"][0]["Address"], format!("{STATION}/24"));
+    assert_eq!(lan["Uplink"]["Networks"], serde_json::json!(["lan"]));
+
+    // Outwards: the world's log has the station, for both families.
+    let folder = scene.page("index.html", b"here\n");
+    let web = server(&scene, "lan", &["-p", "8080-8081:80-81", "-p", "127.0.0.1:7070:80"], &folder);
+    let far = scene.web_server(&scene.world, 8000, &folder);
+    let exec = ["exec", "web", "--"];
+    for (world, station, shown) in [
+        (WORLD, STATION, format!("http://{WORLD}:8000/")),
+        (WORLD6, STATION6, format!("http://[{WORLD6}]:8000/")),
+    ] {
+        scene.run(exec.into_iter().chain(["ping", "-n", "-c", "1", "-W", "9", world])).succeeded();
+        scene.run(exec.into_iter().chain(["curl", "-sS", "--max-time", "20", &shown])).succeeded();
+        far.says(station);
+    }
+    let flow = |of: &str, ends: [(&str, &str); 2], nat: [bool; 2]| {
+        let flows = scene.json(["conntrack", of, "--nat"]);
+        let is = |flow: &&Value| {
+            let [(from, to), (answers, back)] = ends;
+            flow["Protocol"] == "tcp"
+                && (&flow["Original"]["Src"], &flow["Original"]["Dst"])
+                    == (&from.into(), &to.into())
+                && (&flow["Reply"]["Src"], &flow["Reply"]["Dst"]) == (&answers.into(), &back.into())
+                && (&flow["SourceNat"], &flow["DestinationNat"]) == (&nat[0].into(), &nat[1].into())
+        };
+        assert!(flows.as_array().unwrap().iter().any(|flow| is(&flow)), "{flows:#}");
+    };
+    flow("lan", [("10.9.0.2", WORLD), (WORLD, STATION)], [true, false]);
+
+    // Inwards: a range of ports, at the station's addresses and at the host's.
+    for url in [
+        format!("http://{STATION}:8080/"),
+        format!("http://[{STATION6}]:8080/"),
+        format!("http://{HOST}:8080/"),
+    ] {
+        scene.curl(&scene.world, &url).succeeded();
+    }
+    web.says(&format!("{WORLD} - - "));
+    scene.curl(&scene.host, "http://127.0.0.1:8080/").succeeded();
+    scene.curl(&scene.host, "http://127.0.0.1:7070/").succeeded();
+    flow("up0", [(WORLD, STATION), ("10.9.0.2", WORLD)], [false, true]);
+    // By its outside address from inside: the server sees that (RFC 4787 REQ-9).
+    let hairpin = format!("http://{STATION}:8080/");
+    scene.run(exec.into_iter().chain(["curl", "-sS", "--max-time", "20", &hairpin])).succeeded();
+    web.says(&format!("{STATION} - - "));
+
+    let nat = scene.json(["nat", "lan"]);
+    let rules = nat[0]["Rules"].as_array().unwrap();
+    let published =
+        |rule: &&Value| rule["Target"] == "DNAT" && rule["Destination"] == format!("{STATION}/32");
+    let rule = rules.iter().find(published).unwrap_or_else(|| panic!("{nat:#}"));
+    assert_eq!(rule["Ports"], serde_json::json!([8080, 8081]));
+    assert_eq!((&rule["ChangedTo"], &rule["Endpoint"]), (&"10.9.0.2:80".into(), &"web".into()));
+    assert!(rule["Flows"].as_u64() >= Some(1), "{rule}");
+    assert!(!rules.iter().any(|rule| rule["Ports"] == serde_json::json!([7070, 7070])), "{nat:#}");
+    let saved = scene.run(["nat", "--as", "linux"]).succeeded().stdout;
+    let line = format!(
+        "-A PREROUTING -d {STATION}/32 -p tcp -m tcp --dport 8080:8081 -j DNAT --to-destination 10.9.0.2:80-81/8080"
+    );
+    assert!(saved.lines().any(|saved| saved == line), "{saved}");
+    assert!(saved.contains("-o up0 -j MASQUERADE"), "{saved}");
+    for listing in ["fdb", "neigh", "stats"] {
+        let rows = scene.json([listing, "up0"]);
+        let rows = if listing == "stats" { &rows["Ports"] } else { &rows };
+        let rows = rows.as_array().unwrap();
+        assert!(rows.iter().all(|row| row["Network"] == "up0") && !rows.is_empty(), "{rows:?}");
+    }
+
+    // Taken back, none of it is left.
+    scene.run(["publish", "rm", "web", "8080-8081:80-81"]).succeeded();
+    let nat = scene.json(["nat", "up0"]);
+    let rules = nat[0]["Rules"].as_array().unwrap();
+    assert!(rules.iter().all(|rule| rule["Target"] != "DNAT"), "{nat:#}");
+    drop((web, far));
+    wait_for("the endpoint to go", || scene.json(["ps"]) == serde_json::json!([]));
+    scene.run(["network", "rm", "lan"]).succeeded();
+    assert_eq!(scene.json(["nat"]), serde_json::json!([]));
+    scene.is_clean();
+}
+
+#[test]
+fn networks_with_one_interface_share_a_station_and_the_last_takes_it_along() {
+    let (true, Some(scene)) = (clients(&["ping", "python3", "curl"]), scene()) else { return };
+    // The station's subnet is the one the next network would have had (RFC 4787 REQ-7).
+    let uplink = "raw:up0,address=172.18.0.5/16,address6=none";
+    let create = ["network", "create", "--uplink", uplink, "--filtering", "eif", "one"];
+    let made = scene.run(create).succeeded();
+    assert!(made.stderr.contains("172.18.0.0/16 overlaps 172.18.0.0/16, the segment of raw:up0"));
+    assert_eq!(network(&scene, "one")["IPAM"]["Config"][0]["Subnet"], "172.19.0.0/16");
+    scene.run(["network", "create", "--uplink", "raw:up0", "two"]).succeeded();
+    let two = network(&scene, "two");
+    assert_eq!(two["Uplink"]["Networks"], serde_json::json!(["one", "two"]));
+    assert_eq!(two["Options"]["pontoon.filtering"], "eif");
+    assert_eq!(two["Options"]["pontoon.uplink"], uplink);
+    for (options, says) in [
+        (&["--uplink", "raw:up0,nat=off"][..], "is the uplink of network one already"),
+        (&["--uplink", "raw:up0", "--timeouts", "linux"], "with timeouts rfc"),
+        (&["--uplink", "raw:up0", "--subnet", "172.18.5.0/24"], "the segment of raw:up0"),
+    ] {
+        let args = ["network", "create", "three"].into_iter().chain(options.iter().copied());
+        scene.run(args).failed(1, &[says]);
+    }
+    // A change of what they share is one for both.
+    let other = "raw:up0,address=198.51.100.5/24,gateway=198.51.100.2,address6=none";
+    scene.run(["network", "set", "two", "--uplink", other, "--filtering", "adf"]).succeeded();
+    for name in ["one", "two"] {
+        let options = &network(&scene, name)["Options"];
+        assert_eq!(
+            (&options["pontoon.uplink"], &options["pontoon.filtering"]),
+            (&other.into(), &"adf".into())
+        );
+        let ping = ["run", "--network", name, "--", "ping", "-n", "-c", "1", "-W", "9", WORLD];
+        scene.run(ping).succeeded();
+    }
+    scene.run(["network", "rm", "one"]).succeeded();
+    assert_eq!(network(&scene, "two")["Uplink"]["Networks"], serde_json::json!(["two"]));
+    // Back to the host's sockets: the segment has nobody behind it any more.
+    scene.run(["network", "set", "two", "--uplink", "sockets"]).succeeded();
+    assert_eq!(scene.json(["nat"]), serde_json::json!([]));
+    assert_eq!(network(&scene, "two").get("Uplink"), None);
+    scene
+        .run(["run", "--network", "two", "--", "ping", "-n", "-c", "1", "-W", "9", WORLD])
+        .succeeded();
+    scene.run(["network", "rm", "two"]).succeeded();
+    scene.is_clean();
+}
+
+#[test]
+fn a_run_may_have_an_uplink_of_its_own_and_a_network_may_be_the_segment_itself() {
+    let (true, Some(scene)) = (clients(&["ping", "python3", "curl"]), scene()) else { return };
+    let run = ["run", "--uplink", UPLINK, "--", "ping", "-n", "-c", "1", "-W", "9", WORLD];
+    scene.run(run).succeeded();
+    wait_for("its network to go", || scene.json(["network", "ls"]).as_array().unwrap().len() == 1);
+    let create = ["network", "create", "--uplink", "bridge:up0", "--subnet", "198.51.100.0/24"];
+    let create =
+        create.into_iter().chain(["--ip-range", "198.51.100.64/26", "--gateway", WORLD, "seg"]);
+    scene.run(create).succeeded();
+    let folder = scene.page("index.html", b"here\n");
+    let far = scene.web_server(&scene.world, 8000, &folder);
+    let url = format!("http://{WORLD}:8000/");
+    scene
+        .run(["run", "--network", "seg", "--", "curl", "-sS", "--max-time", "20", &url])
+        .succeeded();
+    far.says("198.51.100.64");
+    // Reached by its own address, with nothing published.
+    let web = server(&scene, "seg", &["--ip", "198.51.100.77"], &folder);
+    scene.curl(&scene.world, "http://198.51.100.77/").succeeded();
+    web.says(&format!("{WORLD} - - "));
+    scene
+        .run(["network", "create", "--uplink", "bridge:up0", "again"])
+        .failed(1, &["a port of network seg"]);
+    drop((web, far));
+    wait_for("the endpoint to go", || scene.json(["ps"]) == serde_json::json!([]));
+    scene.run(["network", "rm", "seg"]).succeeded();
+    scene.is_clean();
+}
