@@ -6,15 +6,18 @@
 //! packet can note it without a lock.
 
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering::AcqRel, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering::AcqRel, Ordering::Relaxed,
+};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use smoltcp::time::{Duration, Instant};
 
 use crate::mapping::Mapping;
+use crate::sctp::{self, SctpState, Tags, WrongTag};
 use crate::state::{Direction, TcpFlags, TcpState};
-use crate::timeouts::Timeouts;
-use crate::tuple::{Protocol, Tuple};
+use crate::timeouts::{CLOSING, REPLIED, STALLED, Silent, Timeouts, UNACKNOWLEDGED};
+use crate::tuple::{Protocol, SCTP, Tuple};
 use crate::window::{Believed, OutOfWindow, Segment, Windows};
 use crate::zone::{Account, Owner, Zone};
 
@@ -37,24 +40,39 @@ enum Keeper {
 /// What conntrack needs of a flow without an owner.
 #[derive(Debug, Default)]
 struct Kept {
-    windows: Mutex<Windows>,
+    tracking: Mutex<Tracking>,
     /// The external port it is shown with.
     mapping: Option<Arc<Mapping>>,
 }
 
+/// What is followed of a flow's packets, besides its state.
+#[derive(Debug, Default)]
+enum Tracking {
+    #[default]
+    Nothing,
+    Tcp(Windows),
+    Sctp(Tags),
+}
+
 impl Keeper {
-    fn of(owner: Owner) -> Self {
+    fn of(owner: Owner, protocol: Protocol) -> Self {
+        let tracking = match protocol {
+            Protocol::Tcp => Tracking::Tcp(Windows::default()),
+            Protocol::Other(SCTP) => Tracking::Sctp(Tags::default()),
+            _ => Tracking::Nothing,
+        };
         match owner {
-            Owner::NONE => Self::Conntrack(Box::default()),
+            Owner::NONE => {
+                let kept = Kept { tracking: Mutex::new(tracking), mapping: None };
+                Self::Conntrack(Box::new(kept))
+            }
             owner => Self::Owner(AtomicU64::new(owner.0)),
         }
     }
 }
 
-/// An answer was seen.
-const REPLIED: u8 = 1;
-/// A rule has chosen the destination.
-const BY_RULE: u8 = 2;
+/// A rule has chosen the destination. Beside the marks that decide about idle times.
+const BY_RULE: u8 = 1 << 4;
 
 /// One tracked flow.
 #[derive(Debug)]
@@ -72,7 +90,11 @@ pub struct Entry {
     keeper: Keeper,
     /// Microseconds on the clock of the caller's [`Instant`].
     last_seen: AtomicI64,
+    /// Milliseconds of silence after which it is forgotten, by the times of whoever noted the last packet; 0
+    /// for the table's own.
+    idle: AtomicU32,
     reply_zone: Zone,
+    nat: Zone,
     account: Account,
     state: AtomicU8,
     marks: AtomicU8,
@@ -98,8 +120,10 @@ impl Entry {
             original,
             reply,
             reply_zone: zone,
+            nat: Zone::default(),
+            idle: AtomicU32::new(0),
             account: Account::default(),
-            keeper: Keeper::of(owner),
+            keeper: Keeper::of(owner, original.protocol),
             last_seen: AtomicI64::new(now.total_micros()),
             state: AtomicU8::new(TcpState::None as u8),
             marks: AtomicU8::new(0),
@@ -114,6 +138,18 @@ impl Entry {
     pub const fn answered_in(mut self, zone: Zone) -> Self {
         self.reply_zone = zone;
         self
+    }
+
+    /// The same flow, entered by the NAT of that uplink.
+    #[must_use]
+    pub(crate) const fn entered_by(mut self, nat: Zone) -> Self {
+        self.nat = nat;
+        self
+    }
+
+    /// The uplink whose NAT has entered it; zone 0 if none has.
+    pub const fn nat(&self) -> Zone {
+        self.nat
     }
 
     /// The same flow, whose destination a rule has chosen.
@@ -220,20 +256,65 @@ impl Entry {
     pub fn judge(&self, travelling: Direction, segment: &Segment) -> Result<Believed, OutOfWindow> {
         let Keeper::Conntrack(kept) = &self.keeper else { return Ok(Believed::Yes) };
         // One connection's segments are one worker's, as a rule: nobody waits here.
-        let mut windows = kept.windows.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tracking = kept.tracking.lock().unwrap_or_else(PoisonError::into_inner);
+        let Tracking::Tcp(windows) = &mut *tracking else { return Ok(Believed::Yes) };
         let reopened = segment.flags.syn
             && !segment.flags.ack
             && matches!(self.state(), TcpState::TimeWait | TcpState::Close);
         if reopened {
             *windows = Windows::default();
         }
-        windows.judge(travelling, segment)
+        let believed = windows.judge(travelling, segment)?;
+        self.mark(STALLED, windows.is_stalled());
+        self.mark(UNACKNOWLEDGED, windows.is_unacknowledged());
+        Ok(believed)
+    }
+
+    /// Whether an SCTP packet's tag is its addressee's; the association moves by what it carries, then.
+    pub(crate) fn associate(
+        &self,
+        travelling: Direction,
+        packet: &sctp::Packet,
+    ) -> Result<(), WrongTag> {
+        let Keeper::Conntrack(kept) = &self.keeper else { return Ok(()) };
+        let mut tracking = kept.tracking.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Tracking::Sctp(tags) = &mut *tracking {
+            tags.judge(travelling, packet)?;
+        }
+        let state = packet
+            .chunks()
+            .iter()
+            .fold(self.sctp_state(), |state, chunk| state.next(travelling, *chunk));
+        self.state.store(state as u8, Relaxed);
+        Ok(())
+    }
+
+    /// Notes that a DCCP connection is being closed, or opened again.
+    pub(crate) fn close(&self, closing: bool) {
+        self.mark(CLOSING, closing);
+    }
+
+    /// Sets or clears a mark, which most packets leave as it is.
+    fn mark(&self, mark: u8, set: bool) {
+        if (self.marks.load(Relaxed) & mark != 0) != set {
+            match set {
+                true => self.marks.fetch_or(mark, Relaxed),
+                false => self.marks.fetch_and(!mark, Relaxed),
+            };
+        }
     }
 
     /// Counts `packets` packets of `octets` octets of IP in all, and keeps the flow alive.
     pub fn note(&self, travelling: Direction, packets: u64, octets: u64, now: Instant) {
         self.count(travelling, packets, octets);
         self.last_seen.store(now.total_micros(), Relaxed);
+    }
+
+    /// The same, to be kept alive for as long as `timeouts` say.
+    pub(crate) fn keep(&self, travelling: Direction, octets: u64, now: Instant, of: &Timeouts) {
+        self.note(travelling, 1, octets, now);
+        let idle = of.idle(&self.silent()).total_millis();
+        self.idle.store(u32::try_from(idle).unwrap_or(u32::MAX), Relaxed);
     }
 
     /// Counts without keeping the flow alive: what comes unasked from outside must not
@@ -262,7 +343,27 @@ impl Entry {
 
     /// Where the TCP connection stands; [`TcpState::None`] for other protocols.
     pub fn state(&self) -> TcpState {
-        TcpState::from_u8(self.state.load(Relaxed))
+        match self.original.protocol {
+            Protocol::Tcp => TcpState::from_u8(self.state.load(Relaxed)),
+            _ => TcpState::None,
+        }
+    }
+
+    /// Where the SCTP association stands; [`SctpState::None`] for other protocols.
+    pub fn sctp_state(&self) -> SctpState {
+        match self.original.protocol {
+            Protocol::Other(SCTP) => SctpState::from_u8(self.state.load(Relaxed)),
+            _ => SctpState::None,
+        }
+    }
+
+    /// Its state's name as `conntrack -L` prints it, if its protocol has any.
+    pub fn state_name(&self) -> Option<&'static str> {
+        match self.original.protocol {
+            Protocol::Tcp => Some(self.state().name()),
+            Protocol::Other(SCTP) => Some(self.sctp_state().name()),
+            _ => None,
+        }
     }
 
     /// Whether an answer was ever seen; its absence is `[UNREPLIED]`.
@@ -290,14 +391,23 @@ impl Entry {
         Instant::from_micros(self.last_seen.load(Relaxed))
     }
 
-    /// When the flow is forgotten unless another packet is noted before.
+    /// When the flow is forgotten unless another packet is noted before: by `timeouts`, unless its NAT has
+    /// times of its own.
     pub fn expires_at(&self, timeouts: &Timeouts) -> Instant {
-        self.last_seen() + self.idle(timeouts)
+        let idle = match self.idle.load(Relaxed) {
+            0 => timeouts.idle(&self.silent()),
+            millis => Duration::from_millis(millis.into()),
+        };
+        self.last_seen() + idle
     }
 
-    fn idle(&self, timeouts: &Timeouts) -> Duration {
-        let Tuple { protocol, dst, .. } = self.original;
-        timeouts.idle(protocol, self.state(), self.replied(), dst.port)
+    fn silent(&self) -> Silent {
+        Silent {
+            protocol: self.original.protocol,
+            state: self.state.load(Relaxed),
+            dst_port: self.original.dst.port,
+            marks: self.marks.load(Relaxed),
+        }
     }
 
     /// Whether source or destination is rewritten on the way.

@@ -7,8 +7,9 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use arc_swap::{ArcSwap, Guard};
 use smoltcp::time::Instant;
 
 use crate::conntrack::Conntrack;
@@ -18,6 +19,7 @@ use crate::headers::Headers;
 use crate::mapping::{External, Mappings};
 use crate::npt::Npt;
 use crate::rules::Rules;
+use crate::timeouts::Timeouts;
 use crate::tuple::Tuple;
 use crate::unsolicited::Unsolicited;
 use crate::zone::{Account, Owner, Zone};
@@ -35,7 +37,7 @@ pub enum Filtering {
 }
 
 /// How the NAT behaves.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// Who may answer.
     pub filtering: Filtering,
@@ -51,8 +53,11 @@ pub struct Config {
     pub answer_unsolicited: bool,
     /// External ports one account may hold.
     pub max_mappings_of_account: usize,
-    /// The zone whose external addresses containers of one network show each other (hairpin).
+    /// Its uplink: the zone whose external addresses containers of one network show each other (hairpin). Each
+    /// uplink has a NAT of its own, and all of them may share one conntrack.
     pub uplink: Zone,
+    /// How long a silent flow is remembered; the conntrack's own times, if `None`.
+    pub timeouts: Option<Timeouts>,
     /// What IPv6 clients of an IPv4 container are shown with.
     pub nat46: Option<RangeInclusive<Ipv4Addr>>,
     /// Random and kept: external ports are chosen by it.
@@ -72,6 +77,7 @@ impl Config {
             answer_unsolicited: true,
             max_mappings_of_account: 32_768,
             uplink,
+            timeouts: None,
             nat46: None,
             secret,
         }
@@ -104,7 +110,11 @@ pub struct Egress<'a> {
     pub addresses: &'a [IpAddr],
 }
 
-/// The NAT of one host.
+/// The NAT of one uplink.
+///
+/// Several share a conntrack: a container's address and port is then shown by each uplink's own mapping, and
+/// no NAT ends another's flows. A packet for an external address of another uplink's passes both: out by its own
+/// network's NAT, then as one from outside, in that other uplink's zone, by that uplink's.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -137,9 +147,10 @@ pub struct Egress<'a> {
 pub struct Nat {
     pub(crate) conntrack: Arc<Conntrack>,
     pub(crate) mappings: Mappings,
-    pub(crate) config: Config,
-    rules: RwLock<Arc<Rules>>,
-    npt: RwLock<Arc<[Npt]>>,
+    uplink: Zone,
+    config: ArcSwap<Config>,
+    rules: ArcSwap<Rules>,
+    npt: ArcSwap<Vec<Npt>>,
     any_prefix: AtomicBool,
     fragments: Mutex<Fragments>,
     unsolicited: Mutex<Unsolicited>,
@@ -159,9 +170,10 @@ impl Nat {
                 config.secret[2],
                 config.secret[3],
             ])),
-            config,
-            rules: RwLock::default(),
-            npt: RwLock::new(Arc::new([])),
+            uplink: config.uplink,
+            config: ArcSwap::from_pointee(config),
+            rules: ArcSwap::default(),
+            npt: ArcSwap::default(),
             any_prefix: AtomicBool::new(false),
             fragments: Mutex::default(),
             unsolicited: Mutex::default(),
@@ -172,12 +184,37 @@ impl Nat {
     /// goes where it now belongs; all others keep what they were given.
     pub fn set_rules(&self, rules: Rules) {
         self.mappings.reserve(rules.claimed().collect());
+        rules.count_on_from(&self.rules.load());
         let rules = Arc::new(rules);
-        *self.rules.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&rules);
+        self.rules.store(Arc::clone(&rules));
         self.end(None, |entry| {
             let Entry { zone, original, reply, .. } = entry;
             entry.by_rule() && rules.leads(*zone, original) != Some(reply.src)
         });
+    }
+
+    /// Replaces the configuration, but for `uplink` and `secret`, which stay. What is there goes on: a mapping
+    /// beyond a smaller quota, a flow by stricter filtering; other idle times hold from its next packet on.
+    pub fn set_config(&self, config: Config) {
+        let secret = self.config.load().secret;
+        self.mappings.set_quota(config.max_mappings_of_account);
+        self.config.store(Arc::new(Config { uplink: self.uplink, secret, ..config }));
+    }
+
+    /// The configuration in force.
+    pub fn config(&self) -> Arc<Config> {
+        self.config.load_full()
+    }
+
+    /// The same, for as long as a packet is in hand.
+    pub(crate) fn settings(&self) -> Guard<Arc<Config>> {
+        self.config.load()
+    }
+
+    /// Its uplink.
+    #[must_use]
+    pub const fn uplink(&self) -> Zone {
+        self.uplink
     }
 
     /// Ends the flows of a container that is gone.
@@ -188,13 +225,14 @@ impl Nat {
         });
     }
 
-    /// Ends flows, a part of the table at a time.
+    /// Ends flows of its own, a part of the table at a time.
     fn end(&self, zone: Option<Zone>, which: impl Fn(&Entry) -> bool) {
         let mut place = Some(0);
         while let Some(at) = place {
             let (some, next) = self.conntrack.list_from(zone, at);
             some.iter()
-                .filter(|entry| entry.owner() == Owner::NONE && which(entry))
+                .filter(|entry| entry.owner() == Owner::NONE && entry.nat() == self.uplink)
+                .filter(|entry| which(entry))
                 .for_each(|entry| self.conntrack.remove(entry));
             place = next;
         }
@@ -203,19 +241,18 @@ impl Nat {
     /// Replaces the prefixes translated without state.
     pub fn set_prefixes(&self, npt: Vec<Npt>) {
         self.any_prefix.store(!npt.is_empty(), Relaxed);
-        *self.npt.write().unwrap_or_else(PoisonError::into_inner) = npt.into();
+        self.npt.store(Arc::new(npt));
     }
 
     /// The rules in force, for listings.
     #[must_use]
     pub fn rules(&self) -> Arc<Rules> {
-        Arc::clone(&self.rules.read().unwrap_or_else(PoisonError::into_inner))
+        self.rules.load_full()
     }
 
-    /// The prefixes in force; none, and no lock taken, as a rule.
-    pub(crate) fn prefixes(&self) -> Option<Arc<[Npt]>> {
-        let any = self.any_prefix.load(Relaxed);
-        any.then(|| Arc::clone(&self.npt.read().unwrap_or_else(PoisonError::into_inner)))
+    /// The prefixes in force; none, as a rule.
+    pub(crate) fn prefixes(&self) -> Option<Guard<Arc<Vec<Npt>>>> {
+        self.any_prefix.load(Relaxed).then(|| self.npt.load())
     }
 
     /// The flows.
@@ -239,11 +276,19 @@ impl Nat {
         now: Instant,
     ) -> Gathered {
         let from = (ingress.zone, ingress.account);
-        self.fragments().gather(packet, headers, from, now, self.conntrack.timeouts())
+        let settings = self.settings();
+        self.fragments().gather(packet, headers, from, now, self.timeouts(&settings))
     }
 
-    /// Forgets what has been silent for too long, a part at each call: call it every tenth of a second.
+    /// The idle times of its flows.
+    pub(crate) fn timeouts<'a>(&'a self, settings: &'a Config) -> &'a Timeouts {
+        settings.timeouts.as_ref().unwrap_or(self.conntrack.timeouts())
+    }
+
+    /// Forgets what has been silent for too long, a part at each call: call it every tenth of a second. Of NATs
+    /// that share a conntrack, each forgets a part of all flows, whosever they are.
     pub fn expire(&self, now: Instant) {
+        self.mappings.tick(now);
         self.conntrack.expire(now);
         self.fragments().expire(now);
     }
@@ -256,7 +301,7 @@ impl Nat {
 
     /// Notes a SYN nobody asked for.
     pub(crate) fn hold_unsolicited(&self, zone: Zone, tuple: Tuple, packet: &[u8], now: Instant) {
-        if self.config.answer_unsolicited {
+        if self.settings().answer_unsolicited {
             self.waiting().hold(zone, tuple, packet, now);
         }
     }
@@ -278,11 +323,13 @@ impl Nat {
         self.waiting().next_due()
     }
 
-    /// Ends every flow shown with an address the uplink has lost, as masquerade must.
+    /// Ends every flow shown with an address the uplink has lost, or entered by it, as masquerade must.
     pub fn forget_address(&self, external: External) {
         self.end(None, |entry| {
-            let shown = entry.mapping().map(|mapping| (mapping.zone(), mapping.external().addr));
-            shown == Some((external.zone, external.addr))
+            let Entry { original, reply, .. } = entry;
+            let source = (reply.dst.addr != original.src.addr).then_some(reply.dst.addr);
+            let destination = (reply.src.addr != original.dst.addr).then_some(original.dst.addr);
+            [source, destination].contains(&Some(external.addr))
         });
         self.mappings.forget(external);
     }

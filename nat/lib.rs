@@ -5,7 +5,7 @@
 //!
 //! - what it is: [`mod@tuple`] (a flow's name), [`zone`] (where, and whose), [`headers`] (reading a packet),
 //!   [`fragments`] (packets in pieces);
-//! - what is remembered: [`state`] and [`window`] (a TCP connection), [`timeouts`], [`entry`] (a flow),
+//! - what is remembered: [`state`], [`window`] (a TCP connection) and [`sctp`], [`timeouts`], [`entry`] (a flow),
 //!   `index`, `roll` and [`conntrack`] (all flows; who pays when there are too many), `pool` and
 //!   [`mapping`] (external ports);
 //! - what becomes of it: [`rules`], [`npt`], [`hooks`], [`passage`], `prerouting`, `postrouting`,
@@ -40,6 +40,7 @@ pub mod refused;
 mod rewrite;
 mod roll;
 pub mod rules;
+pub mod sctp;
 mod siit;
 pub mod state;
 mod tcp;
@@ -63,6 +64,7 @@ pub use postrouting::Sent;
 pub use refused::{Reason, Refused, Tell};
 pub use rewrite::Undone;
 pub use rules::{Destination, Match, Rule, Rules, Source};
+pub use sctp::SctpState;
 pub use state::{Direction, TcpFlags, TcpState};
 pub use timeouts::{Profile, Timeouts};
 pub use tuple::{Protocol, TransportAddr, Tuple};

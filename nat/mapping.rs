@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hasher};
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use dashmap::DashMap;
@@ -150,7 +150,7 @@ impl Drop for Mapping {
         let name = (self.external.zone, self.inside.protocol, self.external());
         tables.by_external.remove_if(&name, |_, held| own(held));
         if let Some(pool) = tables.pools.get(&(self.external, self.inside.protocol)) {
-            pool.give(self.port, who(self.inside));
+            pool.give(self.port, who(self.inside), tables.now());
         }
         tables.refund(self.account);
     }
@@ -177,6 +177,8 @@ struct Tables {
     pools: DashMap<(External, Protocol), Pool>,
     of_account: DashMap<Account, usize>,
     published: Mutex<Vec<Published>>,
+    /// What time it was last said to be, in microseconds: who gives a port back does not know.
+    now: AtomicI64,
 }
 
 impl Default for Tables {
@@ -187,11 +189,16 @@ impl Default for Tables {
             pools: DashMap::new(),
             of_account: DashMap::new(),
             published: Mutex::default(),
+            now: AtomicI64::new(0),
         }
     }
 }
 
 impl Tables {
+    fn now(&self) -> Instant {
+        Instant::from_micros(self.now.load(Relaxed))
+    }
+
     /// Counts one mapping of an account less.
     fn refund(&self, account: Account) {
         if let Some(mut held) = self.of_account.get_mut(&account) {
@@ -209,7 +216,7 @@ const SHARDS: usize = 256;
 #[derive(Debug)]
 pub struct Mappings {
     tables: Arc<Tables>,
-    quota: usize,
+    quota: AtomicUsize,
     secret: [u8; 16],
     /// How many were made: each begins its search elsewhere.
     made: AtomicU64,
@@ -219,7 +226,22 @@ impl Mappings {
     /// None yet, and at most `quota` for an account. `secret` is random and kept: ports are chosen by it.
     #[must_use]
     pub fn new(quota: usize, secret: [u8; 16]) -> Self {
-        Self { tables: Arc::new(Tables::default()), quota, secret, made: AtomicU64::new(0) }
+        Self {
+            tables: Arc::new(Tables::default()),
+            quota: AtomicUsize::new(quota),
+            secret,
+            made: AtomicU64::new(0),
+        }
+    }
+
+    /// Says what time it is: ports given back from now on rest from now on.
+    pub fn tick(&self, now: Instant) {
+        self.tables.now.fetch_max(now.total_micros(), Relaxed);
+    }
+
+    /// Gives an account another quota; who holds more keeps it.
+    pub fn set_quota(&self, quota: usize) {
+        self.quota.store(quota, Relaxed);
     }
 
     /// The mapping of an inside address and port, made now if there is none. Its port is the inside one if
@@ -240,6 +262,7 @@ impl Mappings {
         if let Some(known) = known {
             return Ok(known);
         }
+        self.tick(now);
         self.charge(account)?;
         let random = self.random(inside, external);
         let wish = Wish { port: inside.at.port, who: who(inside), random };
@@ -337,7 +360,7 @@ impl Mappings {
 
     fn charge(&self, account: Account) -> Result<(), NoMapping> {
         let mut held = self.tables.of_account.entry(account).or_default();
-        if *held >= self.quota {
+        if *held >= self.quota.load(Relaxed) {
             return Err(NoMapping::Quota);
         }
         *held += 1;

@@ -1,7 +1,8 @@
 //! The external ports of one address and protocol: which are held, and which to hand out next.
 //!
 //! Read RFC 4787 §4.2 (ranges, parity, preservation), RFC 6056 §3.3 (choosing what nobody can guess) and
-//! RFC 6888 REQ-8 (a port rests before somebody else has it). A bit for each port, so a full pool is as
+//! RFC 6888 REQ-8 (a port rests before somebody else has it; sooner only where no other is left, which it
+//! allows to a NAT that filters by address, and without which one container could keep all from the others). A bit for each port, so a full pool is as
 //! small as an empty one. Also serves ICMP identifiers, which have neither ranges nor parity.
 
 use std::collections::HashMap;
@@ -83,8 +84,9 @@ impl Pool {
     }
 
     /// Gives a port back.
-    pub(crate) fn give(&self, port: u16, who: u64) {
+    pub(crate) fn give(&self, port: u16, who: u64, now: Instant) {
         let mut state = self.state();
+        state.rest(now);
         state.held.clear(port);
         if self.kind == Kind::Ports {
             state.resting[0].insert(port, who);
@@ -251,7 +253,7 @@ mod tests {
         assert!(high.iter().all(|port| HIGH.contains(port) && !(8000..=8999).contains(port)));
         let low = std::iter::from_fn(|| pool.take(wish(53, 1), NOW)).take(2000).count();
         assert_eq!((low, pool.held()), (1023, 64_512 + 1023 - 1000));
-        pool.give(40_001, 1);
+        pool.give(40_001, 1, NOW);
         assert_eq!(pool.take(wish(2000, 1), NOW), Some(40_001));
     }
 
@@ -259,16 +261,18 @@ mod tests {
     fn a_port_rests_unless_its_last_holder_wants_it_or_there_is_no_other() {
         let pool = Pool::new(Kind::Ports, &[]);
         let taken = pool.take(wish(5000, 1), NOW).unwrap();
-        pool.give(taken, 1);
+        pool.give(taken, 1, NOW);
         assert_ne!(pool.take(wish(5000, 2), NOW), Some(5000));
         assert_eq!(pool.take(wish(5000, 1), NOW), Some(5000));
-        pool.give(5000, 1);
-        let later = NOW + REST + Duration::from_secs(1);
-        assert_ne!(pool.take(wish(5000, 2), later), Some(5000));
+        // However long before anybody has asked for one.
+        let later = NOW + REST * 9;
+        pool.give(5000, 1, later);
+        let soon = later + REST - Duration::from_millis(1);
+        assert_ne!(pool.take(wish(5000, 2), soon), Some(5000));
         assert_eq!(pool.take(wish(5000, 2), later + REST * 2), Some(5000));
         let busy = Pool::new(Kind::Ports, &[1..=1021, 1023..=1023]);
         assert_eq!(busy.take(wish(80, 1), NOW), Some(1022));
-        busy.give(1022, 1);
+        busy.give(1022, 1, NOW);
         assert_eq!(busy.take(wish(80, 2), NOW), Some(1022));
         assert_eq!(busy.take(wish(80, 2), NOW), None);
     }

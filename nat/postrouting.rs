@@ -18,13 +18,14 @@ use crate::headers::{Body, Headers};
 use crate::hooks::{Egress, Nat};
 use crate::mapping::{self, External, Inside, Mapping, NoMapping};
 use crate::passage::{Passage, Standing, Via, renumber};
+use crate::prerouting::{associate, move_dccp, track};
 use crate::refused::{Reason, Refused};
 use crate::rewrite;
 use crate::rules::{Source, moved};
 use crate::siit;
 use crate::state::Direction;
 use crate::tcp;
-use crate::tuple::{Protocol, TransportAddr, Tuple};
+use crate::tuple::{DCCP, Protocol, SCTP, TransportAddr, Tuple};
 use crate::why::{Hook, Note, Notes};
 use crate::zone::{Account, Owner, Zone};
 
@@ -95,8 +96,19 @@ impl Nat {
                 }
                 Ok(())
             }
-            other => {
-                passage.standing = other;
+            Standing::Known(entry, direction) => {
+                // Its answers come in elsewhere: the route has changed, and what it is shown as is not the
+                // egress' (`nf_nat_oif_changed`). Its next packet begins it anew.
+                let (answered_in, _) = entry.named(direction.other());
+                let stranded = entry.translated() && answered_in != egress.zone;
+                if stranded && entry.owner() == Owner::NONE {
+                    self.conntrack.remove(&entry);
+                }
+                passage.standing = Standing::Known(entry, direction);
+                if stranded { Err(Refused::silently(Reason::NoFlow)) } else { Ok(()) }
+            }
+            Standing::Related => {
+                passage.standing = Standing::Related;
                 Ok(())
             }
         }
@@ -135,7 +147,7 @@ impl Nat {
         let tuple = passage.headers.tuple().ok_or(malformed)?;
         let ingress = passage.ingress;
         let uninvited = !ingress.inside && egress.inside && matches!(via, Via::Straight);
-        if uninvited && !self.config.open {
+        if uninvited && !self.settings().open {
             return Err(Refused::silently(Reason::Filtered(came.dst)));
         }
         let shown = self.source(passage, (&came, &tuple), egress, notes)?;
@@ -182,31 +194,39 @@ impl Nat {
         let from_inside =
             if passage.ingress.inside { Direction::Original } else { Direction::Reply };
         let answer = to.inverse();
-        let segment = match passage.headers.protocol {
-            Protocol::Tcp => tcp::segment(packet, &passage.headers),
-            _ => None,
-        };
+        let headers = &passage.headers;
+        let transport = &packet[headers.transport..headers.end];
+        let settings = self.settings();
         let attempt = || {
             let mut entry = Entry::new(zone, from_inside, came, answer, Owner::NONE, now)
                 .answered_in(answered_in)
+                .entered_by(self.uplink())
                 .ruled(by_rule);
             if let Some(lease) = &lease {
                 entry = entry.holding(Arc::clone(lease));
             }
-            if let Some(segment) = &segment {
-                self.track(&entry, Direction::Original, segment)?;
+            match headers.protocol {
+                Protocol::Tcp => {
+                    let segment = tcp::segment(packet, headers);
+                    let segment = segment.ok_or(Refused::silently(Reason::Malformed))?;
+                    track(&entry, Direction::Original, &segment, &settings)?;
+                }
+                Protocol::Other(SCTP) => associate(&entry, Direction::Original, transport)?,
+                Protocol::Other(DCCP) => move_dccp(&entry, transport),
+                _ => {}
             }
-            entry.note(Direction::Original, 1, passage.headers.end as u64, now);
+            let octets = headers.end as u64;
+            entry.keep(Direction::Original, octets, now, self.timeouts(&settings));
             self.conntrack.insert(account, entry).map_err(|error| {
                 Refused::telling(match error {
                     InsertError::Full => Reason::TableFull,
                     InsertError::Quota => Reason::FlowQuota,
-                    InsertError::Clash => Reason::Clash,
+                    InsertError::Clash => Reason::Clash(answer),
                 })
             })
         };
         attempt().or_else(|refused| {
-            if refused.reason != Reason::Clash {
+            if refused.reason != Reason::Clash(answer) {
                 return Err(refused);
             }
             // With the same flow, if another worker was quicker with its first packet.
@@ -237,7 +257,7 @@ impl Nat {
         if hairpin && N::ASKED {
             notes.note(Note::Hairpin);
         }
-        let zone = if hairpin { self.config.uplink } else { egress.zone };
+        let zone = if hairpin { self.uplink() } else { egress.zone };
         let itself = External { zone, addr: came.dst.addr };
         let rules = self.rules();
         let Some((number, rule)) = rules.source(ingress.zone, zone, tuple) else {
@@ -274,7 +294,7 @@ impl Nat {
 
     /// By a mapping, if the protocol has anything to map; else by the address alone.
     fn by(external: External, tuple: &Tuple) -> Shown {
-        if tuple.protocol.has_ports() || tuple.protocol.is_query() {
+        if tuple.protocol.has_mappings() {
             Shown::By(external)
         } else {
             Shown::Moved(external.addr)
@@ -325,7 +345,7 @@ impl Nat {
     ) -> Result<(), Refused> {
         let cannot = Refused::telling(Reason::Untranslatable);
         let (came, Some(range), true) =
-            (passage.came.ok_or(cannot)?, &self.config.nat46, to.addr.is_ipv4())
+            (passage.came.ok_or(cannot)?, &self.settings().nat46, to.addr.is_ipv4())
         else {
             return Err(cannot);
         };
@@ -378,7 +398,7 @@ impl Nat {
         if !whole && !cut {
             return Err(passage.too_big(egress.mtu));
         }
-        if self.config.clamp_mss && headers.protocol == Protocol::Tcp {
+        if self.settings().clamp_mss && headers.protocol == Protocol::Tcp {
             let most = most_payload(egress.mtu, headers.v6());
             let came_v6 = headers.v6() != passage.changed_version();
             let most = most.min(most_payload(passage.ingress.mtu, came_v6));

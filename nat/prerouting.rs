@@ -11,16 +11,17 @@ use smoltcp::time::Instant;
 use crate::buffer::Buffer;
 use crate::entry::Entry;
 use crate::headers::{Body, Headers};
-use crate::hooks::{Filtering, Ingress, Nat};
+use crate::hooks::{Config, Filtering, Ingress, Nat};
 use crate::icmp;
 use crate::passage::{Passage, Standing, Via};
 use crate::refused::{Reason, Refused};
 use crate::rewrite::{self, Undone};
 use crate::rules::Destination;
+use crate::sctp;
 use crate::siit;
 use crate::state::{Direction, TcpState};
 use crate::tcp;
-use crate::tuple::{Protocol, Tuple};
+use crate::tuple::{DCCP, Protocol, SCTP, Tuple};
 use crate::why::{Hook, Note, Notes};
 use crate::window::{Believed, Segment};
 use crate::zone::Owner;
@@ -127,41 +128,33 @@ impl Nat {
             return Err(Refused::silently(Reason::NoFlow));
         }
         let octets = headers.end as u64;
-        if headers.protocol == Protocol::Tcp {
-            let segment = tcp::segment(packet, headers);
-            let segment = segment.ok_or(Refused::silently(Reason::Malformed))?;
-            if self.track(entry, direction, &segment)? == Believed::No {
-                entry.count(direction, 1, octets);
-                return Ok(());
+        let settings = self.settings();
+        let keeps = match headers.protocol {
+            Protocol::Tcp => {
+                let segment = tcp::segment(packet, headers);
+                let segment = segment.ok_or(Refused::silently(Reason::Malformed))?;
+                track(entry, direction, &segment, &settings)? == Believed::Yes
             }
-        } else if direction != entry.from_inside && entry.replied() {
+            Protocol::Other(SCTP) => {
+                associate(entry, direction, &packet[headers.transport..headers.end])?;
+                true
+            }
+            Protocol::Other(DCCP) => {
+                move_dccp(entry, &packet[headers.transport..headers.end]);
+                true
+            }
             // What comes from outside does not keep a mapping (RFC 4787 REQ-6), but for the first answer,
             // from which on another idle time counts.
-            entry.count(direction, 1, octets);
-            return Ok(());
-        }
-        entry.note(direction, 1, octets, now);
-        Ok(())
-    }
-
-    /// Judges a segment and moves its connection, if its control bits are to be believed.
-    pub(crate) fn track(
-        &self,
-        entry: &Entry,
-        direction: Direction,
-        segment: &Segment,
-    ) -> Result<Believed, Refused> {
-        let believed = match entry.judge(direction, segment) {
-            Ok(believed) => believed,
-            // A reset out of its window is believed by nobody.
-            Err(_) if self.config.liberal && segment.flags.rst => Believed::No,
-            Err(_) if self.config.liberal => Believed::Yes,
-            Err(why) => return Err(Refused::silently(Reason::Invalid(why))),
+            _ => direction == entry.from_inside || !entry.replied(),
         };
-        if believed == Believed::Yes && entry.segment(direction, segment.flags) == TcpState::None {
-            return Err(Refused::silently(Reason::NoFlow));
+        if direction == Direction::Reply && !entry.replied() {
+            entry.count(direction, 0, 0);
         }
-        Ok(believed)
+        match keeps {
+            true => entry.keep(direction, octets, now, self.timeouts(&settings)),
+            false => entry.count(direction, 1, octets),
+        }
+        Ok(())
     }
 
     /// Makes a packet of a known flow read as the other side knows it.
@@ -285,14 +278,13 @@ impl Nat {
         if N::ASKED {
             notes.note(Note::NoRule(Hook::Prerouting));
         }
-        let outside =
-            if passage.ingress.inside { self.config.uplink } else { passage.ingress.zone };
+        let outside = if passage.ingress.inside { self.uplink() } else { passage.ingress.zone };
         let Some(mapping) = self.mappings.behind(outside, tuple.protocol, tuple.dst) else {
             passage.standing = Standing::New { account, via: Via::Straight };
             return Ok(());
         };
         let answer = matches!(passage.headers.body, Body::Query { .. });
-        let may = match self.config.filtering {
+        let may = match self.settings().filtering {
             Filtering::EndpointIndependent => true,
             Filtering::AddressDependent => mapping.speaks_to(self.seen_as(passage, &tuple)),
             Filtering::AddressAndPortDependent => {
@@ -337,7 +329,47 @@ impl Nat {
         let segment = tcp::segment(packet, headers);
         let flags = segment.ok_or(Refused::silently(Reason::Malformed))?.flags;
         let syn = flags.syn && !flags.ack && !flags.rst && !flags.fin;
-        let midway = self.config.loose && flags.ack && !flags.syn && !flags.rst && !flags.fin;
+        let midway = self.settings().loose && flags.ack && !flags.syn && !flags.rst && !flags.fin;
         if syn || midway { Ok(syn) } else { Err(Refused::silently(Reason::NoFlow)) }
+    }
+}
+
+/// Judges a segment and moves its connection, if its control bits are to be believed.
+pub(crate) fn track(
+    entry: &Entry,
+    direction: Direction,
+    segment: &Segment,
+    settings: &Config,
+) -> Result<Believed, Refused> {
+    let believed = match entry.judge(direction, segment) {
+        Ok(believed) => believed,
+        // A reset out of its window is believed by nobody.
+        Err(_) if settings.liberal && segment.flags.rst => Believed::No,
+        Err(_) if settings.liberal => Believed::Yes,
+        Err(why) => return Err(Refused::silently(Reason::Invalid(why))),
+    };
+    if believed == Believed::Yes && entry.segment(direction, segment.flags) == TcpState::None {
+        return Err(Refused::silently(Reason::NoFlow));
+    }
+    Ok(believed)
+}
+
+/// Judges an SCTP packet by its tag and moves its association.
+pub(crate) fn associate(
+    entry: &Entry,
+    direction: Direction,
+    transport: &[u8],
+) -> Result<(), Refused> {
+    let packet = sctp::Packet::read(transport).ok_or(Refused::silently(Reason::Malformed))?;
+    let tagged = entry.associate(direction, &packet);
+    tagged.map_err(|why| Refused::silently(Reason::WrongTag(why)))
+}
+
+/// Notes what a DCCP packet says of its connection: types 5 to 7 end it, 0 opens it (RFC 4340 §5.1).
+pub(crate) fn move_dccp(entry: &Entry, transport: &[u8]) {
+    match transport.get(8).map(|octet| octet >> 1 & 0x0f) {
+        Some(5..=7) => entry.close(true),
+        Some(0) => entry.close(false),
+        _ => {}
     }
 }

@@ -5,7 +5,8 @@
 
 use std::fmt;
 
-use crate::tuple::TransportAddr;
+use crate::sctp::WrongTag;
+use crate::tuple::{Protocol, SCTP, TransportAddr, Tuple};
 use crate::window::OutOfWindow;
 
 /// Why a packet goes no further.
@@ -17,6 +18,8 @@ pub enum Reason {
     BadChecksum,
     /// A TCP segment that cannot belong to its connection.
     Invalid(OutOfWindow),
+    /// An SCTP packet whose tag is not its association's.
+    WrongTag(WrongTag),
     /// A TCP segment of no connection that does not open one, or an answer to no question.
     NoFlow,
     /// It comes from outside, for an external address and port that has not spoken to its sender.
@@ -31,8 +34,10 @@ pub enum Reason {
     FlowQuota,
     /// There are as many flows as there may be.
     TableFull,
-    /// Another flow has the tuple it would be answered with.
-    Clash,
+    /// Another flow has this tuple, which it would be answered with. Where nothing but addresses tells flows
+    /// apart (GRE, ESP, AH), one container speaks to a far side at a time; of SCTP, whose ports stay, one from the
+    /// same port.
+    Clash(Tuple),
     /// It is to be masqueraded, and the egress has no address of its family.
     NoAddress,
     /// It is longer than the egress carries, and may not be cut.
@@ -51,6 +56,7 @@ impl Reason {
             Self::Malformed => "malformed",
             Self::BadChecksum => "bad_l4_checksum",
             Self::Invalid(_) => "invalid",
+            Self::WrongTag(_) => "wrong_tag",
             Self::NoFlow => "no_flow",
             Self::Filtered(_) => "filtered",
             Self::Unrelated => "unrelated",
@@ -58,7 +64,7 @@ impl Reason {
             Self::PortQuota => "port_quota",
             Self::FlowQuota => "flow_quota",
             Self::TableFull => "table_full",
-            Self::Clash => "clash",
+            Self::Clash(_) => "clash",
             Self::NoAddress => "no_address",
             Self::TooBig(_) => "too_big",
             Self::Fragment => "fragment",
@@ -73,6 +79,7 @@ impl fmt::Display for Reason {
             Self::Malformed => write!(f, "its headers contradict it or end early"),
             Self::BadChecksum => write!(f, "its checksum is wrong"),
             Self::Invalid(why) => write!(f, "it cannot belong to its connection: {why}"),
+            Self::WrongTag(why) => write!(f, "it cannot belong to its association: {why}"),
             Self::NoFlow => write!(f, "it belongs to no flow and begins none"),
             Self::Filtered(to) => write!(f, "nobody behind {to} has spoken to its sender"),
             Self::Unrelated => write!(f, "it is an error about no known flow"),
@@ -82,7 +89,25 @@ impl fmt::Display for Reason {
             Self::PortQuota => write!(f, "its container holds as many external ports as it may"),
             Self::FlowQuota => write!(f, "its container has as many flows as it may"),
             Self::TableFull => write!(f, "there are as many flows as there may be"),
-            Self::Clash => write!(f, "its answers could not be told from another flow's"),
+            Self::Clash(Tuple { protocol, src, dst }) if protocol.has_mappings() => {
+                write!(f, "its answers, {protocol} {src} > {dst}, would be another flow's")
+            }
+            Self::Clash(Tuple { protocol: Protocol::Other(SCTP), src, dst }) => {
+                let port = dst.port;
+                write!(
+                    f,
+                    "another container speaks SCTP from port {port} with {src}, and ports stay"
+                )
+            }
+            Self::Clash(Tuple { protocol, src, dst }) => {
+                let number = protocol.number();
+                write!(
+                    f,
+                    "another container is the one that speaks IP protocol {number} with {} by {}: nothing \
+                     but the addresses tells whose answers are whose",
+                    src.addr, dst.addr
+                )
+            }
             Self::NoAddress => write!(f, "the egress has no address of its family to show"),
             Self::TooBig(mtu) => write!(f, "it is longer than the {mtu} octets the egress carries"),
             Self::Fragment => write!(f, "it is a piece that cannot be kept"),

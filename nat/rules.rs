@@ -5,8 +5,9 @@
 //! width, and the rules for a port are found by the port, so that neither memory nor time grows with the
 //! ports published.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
+use std::hash::Hash;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -17,7 +18,7 @@ use crate::tuple::{Protocol, TransportAddr, Tuple};
 use crate::zone::{Account, Zone};
 
 /// What a packet must be for a rule to decide about it. What is not said matches anything.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Match {
     /// Where it comes in.
     pub from: Option<Zone>,
@@ -82,7 +83,7 @@ impl fmt::Display for Match {
 }
 
 /// What becomes of a destination, before the route is looked up.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Destination {
     /// It stays.
     Keep,
@@ -109,7 +110,7 @@ pub enum Destination {
 }
 
 /// What becomes of a source, once the route is known.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Source {
     /// It stays.
     Keep,
@@ -142,6 +143,12 @@ impl<A> Rule<A> {
     pub(crate) fn count(&self, octets: usize) {
         self.flows.fetch_add(1, Relaxed);
         self.octets.fetch_add(octets as u64, Relaxed);
+    }
+
+    /// Counts on from where an equal rule has come to.
+    fn count_on_from(&self, (flows, octets): (u64, u64)) {
+        self.flows.fetch_add(flows, Relaxed);
+        self.octets.fetch_add(octets, Relaxed);
     }
 
     /// Flows it decided about and the octets of their first packets, as `iptables -t nat -vL` counts.
@@ -225,6 +232,13 @@ impl Rules {
         Self { prerouting, postrouting, by_port }
     }
 
+    /// Counts on from where equal rules have come to, before these are in force: a change of one rule is no
+    /// reason for the others to begin again.
+    pub(crate) fn count_on_from(&self, former: &Self) {
+        count_on(&self.prerouting, &former.prerouting);
+        count_on(&self.postrouting, &former.postrouting);
+    }
+
     /// The rule of prerouting that decides, and its number.
     #[must_use]
     pub fn destination(&self, from: Zone, tuple: &Tuple) -> Option<(usize, &Rule<Destination>)> {
@@ -270,6 +284,16 @@ impl Rules {
     #[must_use]
     pub fn postrouting(&self) -> &[Rule<Source>] {
         &self.postrouting
+    }
+}
+
+fn count_on<A: Hash + Eq>(rules: &[Rule<A>], former: &[Rule<A>]) {
+    let counts: HashMap<_, _> =
+        former.iter().map(|rule| ((&rule.matches, &rule.action), rule.counts())).collect();
+    for rule in rules {
+        if let Some(counts) = counts.get(&(&rule.matches, &rule.action)) {
+            rule.count_on_from(*counts);
+        }
     }
 }
 

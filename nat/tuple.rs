@@ -65,6 +65,13 @@ impl Protocol {
         matches!(self, Self::Tcp | Self::Udp | Self::Other(SCTP | UDP_LITE | DCCP))
     }
 
+    /// Whether an external port may differ from the inside one. An SCTP association has several addresses at
+    /// either end and is known by its ports (RFC 9260 §1.3): those stay.
+    #[must_use]
+    pub const fn has_mappings(self) -> bool {
+        self.is_query() || (self.has_ports() && !matches!(self, Self::Other(SCTP)))
+    }
+
     /// Whether flows are told apart by an ICMP identifier instead of two ports.
     #[must_use]
     pub const fn is_query(self) -> bool {
@@ -81,6 +88,8 @@ impl fmt::Display for Protocol {
             Self::Icmpv6 => f.pad("icmpv6"),
             Self::Other(SCTP) => f.pad("sctp"),
             Self::Other(GRE) => f.pad("gre"),
+            Self::Other(DCCP) => f.pad("dccp"),
+            Self::Other(UDP_LITE) => f.pad("udplite"),
             Self::Other(_) => f.pad("unknown"),
         }
     }

@@ -13,6 +13,10 @@ use crate::state::{Direction, TcpFlags};
 /// An acknowledgment may lag behind by at least this much (`MAXACKWINCONST` in the kernel).
 const MIN_ACK_LAG: u32 = 66_000;
 
+/// So many segments sent again without any being acknowledged, and their sender is not heard any more
+/// (`nf_conntrack_tcp_max_retrans`).
+const MAX_RETRANSMISSIONS: u8 = 3;
+
 /// Largest window scale there is (RFC 7323 §2.3).
 const MAX_SCALE: u8 = 14;
 
@@ -114,12 +118,18 @@ struct Side {
     acked: u32,
     scale: u8,
     flags: u8,
+    /// How many segments it has sent again since one of its was acknowledged.
+    repeated: u8,
+    /// Whether it offers no window at all.
+    closed: bool,
 }
 
 /// Its SYN had the window scale option.
 const SCALES: u8 = 1;
 /// It has acknowledged something.
 const HAS_ACKED: u8 = 2;
+/// It has sent what was not acknowledged yet.
+const WAITS: u8 = 4;
 
 /// What a segment's control bits are worth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,7 +143,9 @@ pub enum Believed {
 
 /// Both sides of a connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Windows([Side; 2]);
+pub struct Windows {
+    sides: [Side; 2],
+}
 
 impl Windows {
     /// Judges a segment travelling `travelling`; one that passes is taken note of, but a reset. Says
@@ -200,7 +212,18 @@ impl Windows {
         sender.maxwin = sender.maxwin.max(window.wrapping_add(sack.wrapping_sub(ack)));
         if after(end, sender.end) {
             sender.end = end;
+            sender.flags |= WAITS;
+        } else if segment.len > 0 {
+            sender.repeated = sender.repeated.saturating_add(1);
         }
+        if flags.ack && after(ack, sender.acked) {
+            receiver.repeated = 0;
+        }
+        if ack == receiver.end {
+            receiver.flags &= !WAITS;
+            receiver.repeated = 0;
+        }
+        sender.closed = segment.window == 0;
         if flags.ack && (!sender.has_acked() || after(ack, sender.acked)) {
             sender.acked = ack;
             sender.flags |= HAS_ACKED;
@@ -214,6 +237,18 @@ impl Windows {
         }
         self.set(travelling, sender, receiver);
         Ok(Believed::Yes)
+    }
+
+    /// Whether a side has sent what the other has not acknowledged.
+    #[must_use]
+    pub const fn is_unacknowledged(&self) -> bool {
+        (self.sides[0].flags | self.sides[1].flags) & WAITS != 0
+    }
+
+    /// Whether a side repeats itself in vain, or has no window, so that nothing is to be expected.
+    #[must_use]
+    pub fn is_stalled(&self) -> bool {
+        self.sides.iter().any(|side| side.closed || side.repeated >= MAX_RETRANSMISSIONS)
     }
 
     /// The four bounds of the paper, in its order.
@@ -251,12 +286,12 @@ impl Windows {
     }
 
     fn sides(&self, travelling: Direction) -> (Side, Side) {
-        (self.0[travelling as usize], self.0[travelling.other() as usize])
+        (self.sides[travelling as usize], self.sides[travelling.other() as usize])
     }
 
     fn set(&mut self, travelling: Direction, sender: Side, receiver: Side) {
-        self.0[travelling as usize] = sender;
-        self.0[travelling.other() as usize] = receiver;
+        self.sides[travelling as usize] = sender;
+        self.sides[travelling.other() as usize] = receiver;
     }
 }
 
@@ -267,7 +302,7 @@ impl Side {
 
     fn take_options(&mut self, segment: &Segment) {
         self.scale = segment.scale.unwrap_or(0).min(MAX_SCALE);
-        self.flags = if segment.scale.is_some() { SCALES } else { 0 };
+        self.flags = WAITS | if segment.scale.is_some() { SCALES } else { 0 };
     }
 }
 

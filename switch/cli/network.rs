@@ -68,9 +68,9 @@ UPLINK is
               too, as nobody else may hand those out), whose router --gateway names; as root.
 
 Timers of --timeouts, in seconds or as 90s, 5m, 2h4m: tcp-syn-sent, tcp-syn-recv, tcp-established,
-tcp-fin-wait, tcp-close-wait, tcp-last-ack, tcp-time-wait, tcp-close, tcp-unacknowledged, udp-unreplied,
-udp-stream, udp-query, icmp, sctp-unreplied, sctp-established, gre, gre-stream, generic, fragment-v4,
-fragment-v6; the kernel's names (nf_conntrack_tcp_timeout_established) mean the same.")]
+tcp-fin-wait, tcp-close-wait, tcp-last-ack, tcp-time-wait, tcp-close, tcp-max-retrans, tcp-unacknowledged,
+udp-unreplied, udp-stream, udp-query, icmp, sctp-closed, sctp-cookie, sctp-established, sctp-shutdown,
+sctp-heartbeat, dccp-opening, dccp-open, gre, gre-stream, generic, fragment-v4, fragment-v6; the kernel's names (nf_conntrack_tcp_timeout_established) mean the same.")]
 struct Create {
     /// Its name
     name: String,

@@ -139,7 +139,7 @@ impl From<nat::Reason> for DropReason {
         match reason {
             Reason::Malformed => Self::Malformed,
             Reason::BadChecksum => Self::BadL4Checksum,
-            Reason::Invalid(_) => Self::Invalid,
+            Reason::Invalid(_) | Reason::WrongTag(_) => Self::Invalid,
             Reason::NoFlow => Self::NoFlow,
             Reason::Filtered(_) => Self::Filtered,
             Reason::Unrelated => Self::Unrelated,
@@ -147,7 +147,7 @@ impl From<nat::Reason> for DropReason {
             Reason::PortQuota => Self::PortQuota,
             Reason::FlowQuota => Self::FlowQuota,
             Reason::TableFull => Self::TableFull,
-            Reason::Clash => Self::Clash,
+            Reason::Clash(_) => Self::Clash,
             Reason::NoAddress => Self::NoAddress,
             Reason::TooBig(_) => Self::TooBig,
             Reason::Fragment => Self::Fragment,

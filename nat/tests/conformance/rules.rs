@@ -3,7 +3,7 @@
 use nat::{Account, Destination, Match, Note, Protocol, Rule, Rules, Source};
 
 use crate::lab::{Lab, NET, UPLINK, masquerade, publish};
-use crate::wire::{ip, udp};
+use crate::wire::udp;
 
 #[test]
 fn a_range_of_ports_is_one_rule() {
@@ -58,50 +58,6 @@ fn one_to_one_keeps_ports_and_lets_both_sides_begin() {
     lab.out(&udp("172.18.0.2:5", "203.0.113.131:80", b"")).goes("203.0.113.130:5", "172.18.0.3:80");
     lab.out(&udp("172.18.0.3:80", "203.0.113.130:5", b"")).goes("203.0.113.131:80", "172.18.0.2:5");
     assert_eq!(lab.nat.mappings().len(), 0);
-}
-
-#[test]
-fn protocols_without_ports_are_translated_by_address() {
-    // GRE, ESP, and one nobody knows.
-    for protocol in [47, 50, 253] {
-        let mut lab = Lab::default();
-        let addr = |text: &str| text.parse().unwrap();
-        let far = addr("198.51.100.2");
-        let seen = lab.out(&ip(addr("172.18.0.2"), far, protocol, b"payload"));
-        assert_eq!((seen.src.ip(), &seen.body[..]), (addr("203.0.113.1"), &b"payload"[..]));
-        let back = lab.back(&ip(far, addr("203.0.113.1"), protocol, b"answer"));
-        assert_eq!(back.dst.ip(), addr("172.18.0.2"));
-        // A second container to the same far side could not be told from the first.
-        let refused = lab.leave(&ip(addr("172.18.0.3"), far, protocol, b"")).unwrap_err();
-        assert_eq!(refused.reason, nat::Reason::Clash);
-        lab.out(&ip(addr("172.18.0.3"), addr("198.51.100.3"), protocol, b""));
-    }
-}
-
-#[test]
-fn sctp_has_ports_and_a_checksum_of_its_own() {
-    let crc = |octets: &[u8]| {
-        let mut octets = octets.to_vec();
-        octets[8..12].fill(0);
-        let mut crc = !0u32;
-        for octet in octets {
-            crc ^= u32::from(octet);
-            for _ in 0..8 {
-                crc = if crc & 1 == 1 { crc >> 1 ^ 0x82f6_3b78 } else { crc >> 1 };
-            }
-        }
-        !crc
-    };
-    let mut init = vec![0x9c, 0x40, 0, 80, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 4];
-    let sum = crc(&init);
-    init[8..12].copy_from_slice(&sum.to_le_bytes());
-    let mut lab = Lab::default();
-    for (host, same) in [("172.18.0.2", true), ("172.18.0.3", false)] {
-        let packet = ip(host.parse().unwrap(), "198.51.100.2".parse().unwrap(), 132, &init);
-        let seen = lab.out(&packet);
-        assert_eq!(seen.src.port() == 40_000, same);
-        assert_eq!(seen.body[8..12], crc(&seen.body).to_le_bytes());
-    }
 }
 
 /// A sender that never falls silent must not be kept from a container that took another's place.

@@ -159,6 +159,52 @@ fn t5_the_linux_profile_keeps_linux_times() {
     assert_eq!(lab.flows(), 0);
 }
 
+/// STANDARDS of the kernel: `tcp_timeout_unacknowledged`, five minutes.
+#[test]
+fn t5_data_that_is_not_acknowledged_ends_sooner() {
+    for (acknowledged, after) in [(1101, 7440), (1100, 301)] {
+        let mut lab = connected();
+        lab.out(&data(ALICE, SERVER, 101, 501, 1000));
+        lab.back(&control(SERVER, SHOWN, ACK, 501, acknowledged));
+        lab.wait(299);
+        lab.expire();
+        assert_eq!(lab.flows(), 1);
+        lab.wait(after - 299);
+        lab.expire();
+        assert_eq!(lab.flows(), usize::from(acknowledged == 1101), "acknowledged {acknowledged}");
+    }
+}
+
+/// `nf_conntrack_tcp_max_retrans`, and a side without a window.
+#[test]
+fn t5_a_connection_that_gets_nowhere_ends_sooner() {
+    let mut timeouts = nat::Timeouts::RFC;
+    timeouts.tcp_max_retrans = smoltcp::time::Duration::from_secs(100);
+    let config = || Config { timeouts: Some(timeouts), ..Config::new(UPLINK, [0; 16]) };
+    for (repeated, seconds) in [(2, 200), (3, 100)] {
+        let mut lab = Lab::with(config());
+        connect(&mut lab);
+        for _ in 0..=repeated {
+            lab.out(&data(ALICE, SERVER, 101, 501, 1000));
+        }
+        lab.wait(seconds + 1);
+        lab.expire();
+        assert_eq!(lab.flows(), usize::from(repeated < 3), "repeated {repeated} times");
+    }
+    let mut lab = Lab::with(config());
+    connect(&mut lab);
+    let mut shut = control(SERVER, SHOWN, ACK, 501, 101);
+    // No window: 64,000 less in the checksum.
+    let sum = u32::from(!u16::from_be_bytes([shut[36], shut[37]])) + u32::from(!64_000u16);
+    let sum = u16::try_from((sum & 0xffff) + (sum >> 16)).unwrap();
+    shut[34..36].fill(0);
+    shut[36..38].copy_from_slice(&(!sum).to_be_bytes());
+    lab.back(&shut);
+    lab.wait(101);
+    lab.expire();
+    assert_eq!(lab.flows(), 0);
+}
+
 #[test]
 fn t7_no_port_is_overloaded() {
     let mut lab = connected();

@@ -347,6 +347,22 @@ fn r8_a_port_rests_before_another_container_has_it() {
         .goes(&external(40_000), "198.51.100.2:9000");
 }
 
+/// However long nothing has happened before: it rests from when it was given back.
+#[test]
+fn r8_a_port_rests_for_two_minutes_from_its_end_on() {
+    let mut lab = Lab::default();
+    lab.out(&udp("172.18.0.2:40000", "198.51.100.2:9000", b""));
+    lab.wait(5000);
+    lab.expire();
+    assert_eq!(lab.nat.mappings().len(), 0);
+    lab.wait(119);
+    let other = lab.out(&udp("172.18.0.3:40000", "198.51.100.2:9000", b""));
+    assert_ne!(other.src.port(), 40_000);
+    lab.wait(241);
+    lab.out(&udp("172.18.0.4:40000", "198.51.100.2:9000", b""))
+        .goes(&external(40_000), "198.51.100.2:9000");
+}
+
 /// Ports that are published are nobody's to be shown with.
 #[test]
 fn u7_a_published_port_is_not_handed_out() {
