@@ -129,9 +129,14 @@ impl Datapath {
 
     /// Counts a frame of `len` octets that cannot even be looked at.
     pub fn refuse(&self, port: PortId, len: usize, reason: DropReason) {
+        self.took(port, len, Fate::Dropped(reason));
+    }
+
+    /// Counts a frame of `len` octets that the caller has decided itself.
+    pub fn took(&self, port: PortId, len: usize, fate: Fate) {
         if let Some(counters) = self.counters(port) {
             counters.received(len);
-            counters.decided(Fate::Dropped(reason));
+            counters.decided(fate);
         }
     }
 

@@ -6,11 +6,14 @@
 
 use std::sync::Arc;
 
-use datapath::{Arrival, Crossed, DropReason, Fate, Packet, PortId, Received, Uplink};
+use datapath::{
+    Arrival, Change, Crossed, DropReason, Fate, Heard, Packet, PortId, Presence, Received, Uplink,
+};
 use nat::{NoNotes, Zone};
 use relay::{Context, Key};
 use smoltcp::time::Instant;
 
+use crate::control::{Event, SegmentId};
 use crate::station::Station;
 use crate::worker::Worker;
 
@@ -109,6 +112,56 @@ impl Worker {
         self.flush();
     }
 
+    /// Shows a frame of a segment's to our station's presence there, if it concerns that; true if it was for
+    /// the presence alone.
+    pub(crate) fn hear(&mut self, segment: Zone, port: PortId, index: usize, now: Instant) -> bool {
+        let (frame, offload) = self.burst.frame(index);
+        let (Ok(offload), true) = (offload, Presence::concerns(frame)) else { return false };
+        let Some(station) = self.stations.of(segment).cloned() else { return false };
+        let place = u16::try_from(index).expect("a burst is 32 frames");
+        let received = Received { port, place, frame, offload };
+        let (heard, changes) = station.hear(&received, now, &mut self.out);
+        let fate = match heard {
+            Heard::Pass => None,
+            Heard::Consumed => Some(Fate::Consumed),
+            Heard::Drop(reason) => Some(Fate::Dropped(reason)),
+        };
+        if let (Some(fate), Some(net)) = (fate, self.networks.get(&segment)) {
+            net.dp.took(port, frame.len(), fate);
+        }
+        self.tell_changes(station.segment, &changes);
+        fate.is_some()
+    }
+
+    /// Tells of what has changed by itself, and lets every worker look.
+    fn tell_changes(&mut self, segment: SegmentId, changes: &[Change]) {
+        if changes.is_empty() {
+            return;
+        }
+        for change in changes {
+            if let Change::Conflict { address, station, .. } = change {
+                let (addr, station) = (*address, *station);
+                let event = Event::AddressConflict { segment, addr, station };
+                // Nobody listens any more only when the switch is coming down.
+                let _ = self.setup.events.send(event);
+            }
+        }
+        let _ = self.setup.events.send(Event::SegmentChanged { segment });
+        for (_, waker) in &self.setup.others {
+            // It fails only with the worker gone, which then has nothing to look at.
+            let _ = waker.wake();
+        }
+        self.look_at_stations();
+    }
+
+    /// Gives back what our station on a segment has leased, before it goes. One worker calls it.
+    pub(crate) fn leave(&mut self, segment: Zone, now: Instant) {
+        if let Some(station) = self.stations.of(segment).cloned() {
+            station.leave(now, &mut self.out);
+            self.flush();
+        }
+    }
+
     /// Does what time asks of the NATs. One worker calls it.
     pub(crate) fn serve_stations(&mut self, now: Instant) {
         let expire = self.stations.expires(now);
@@ -117,6 +170,10 @@ impl Worker {
             if expire {
                 crossing.nat().expire(now);
             }
+        }
+        for station in self.stations.all() {
+            let changes = station.handle_timeout(now, &mut self.out);
+            self.tell_changes(station.segment, &changes);
         }
         self.flush();
     }

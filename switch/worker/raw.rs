@@ -1,17 +1,20 @@
 //! What the control side asks of the raw uplink: our stations on segments, and what is published there.
 
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use datapath::{Gateway, PortId, Uplink};
+use datapath::presence::{Origin, Standing};
+use datapath::{Gateway, IpMtu, PortId, Presence, Uplink};
 use nat::Nat;
+use smoltcp::time::Instant;
 
 use crate::command::Command;
 use crate::control::{NetworkConfig, PortConfig, SegmentId};
 use crate::rules;
 use crate::segments::{
-    AddressOrigin, AddressRow, AddressState, NatPublication, SegmentConfig, SegmentRow,
+    AddressOrigin, AddressRow, AddressState, LeaseRow, NatPublication, SegmentConfig, SegmentRow,
 };
 use crate::station::Station;
 use crate::switch::Switch;
@@ -42,7 +45,10 @@ impl Switch {
         let as_network = as_network(id, &config);
         let station = Arc::new(Station::new(id, config, Arc::clone(&self.conntrack)));
         let network = Arc::clone(&station.network);
-        let known = self.known(as_network, network, Some(Arc::clone(&station)));
+        let mut known = self.known(as_network, network, Some(Arc::clone(&station)));
+        // Whichever worker the presence speaks by, its frames are counted apart.
+        let counters = Arc::default();
+        known.gateway.push(Arc::clone(&counters));
         self.tell_network(id.network(), &known, &station.current().config);
         for worker in &self.workers {
             worker.tell(Command::AddStation(Arc::clone(&station)));
@@ -50,7 +56,10 @@ impl Switch {
         state.networks.insert(id.network(), known);
         self.tell_networks(&state);
         drop(state);
-        self.add_port(id.network(), device).inspect_err(|_| self.remove_segment(id))
+        let port = self.add_port(id.network(), device).inspect_err(|_| self.remove_segment(id))?;
+        station.move_in(port, counters, self.now());
+        self.wake_all();
+        Ok(port)
     }
 
     /// Changes our station, or what becomes of packets. Flows go on where they can: those shown with an
@@ -65,9 +74,28 @@ impl Switch {
         let known = state.networks.get_mut(&id.network()).ok_or(io::ErrorKind::NotFound)?;
         let station = known.station.clone().ok_or(io::ErrorKind::NotFound)?;
         known.config = as_network(id, &config);
-        station.configure(config);
-        self.workers.iter().for_each(|worker| worker.wake());
+        station.configure(config, self.now());
+        self.wake_all();
         Ok(())
+    }
+
+    /// Tells that a segment's interface has come up or gone down, and what it carries: addresses are probed
+    /// for again behind a cable that was plugged in, a lease is asked for as it was.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound`.
+    pub fn set_segment_link(&self, id: SegmentId, up: bool, mtu: IpMtu) -> io::Result<()> {
+        let state = self.state();
+        let known = state.networks.get(&id.network()).ok_or(io::ErrorKind::NotFound)?;
+        let station = known.station.as_ref().ok_or(io::ErrorKind::NotFound)?;
+        station.set_link(up, mtu, self.now());
+        self.wake_all();
+        Ok(())
+    }
+
+    fn wake_all(&self) {
+        self.workers.iter().for_each(|worker| worker.wake());
     }
 
     /// Takes our station from a segment. Its flows end; networks behind it have no way out any more.
@@ -79,26 +107,22 @@ impl Switch {
     /// The segments, with what our stations have there now.
     pub fn segment_rows(&self) -> Vec<SegmentRow> {
         let state = self.state();
+        let now = self.now();
         let known = state.networks.values();
         let rows = known.filter_map(|known| {
             let station = known.station.as_ref()?;
             let config = station.config();
-            let (addresses, routers) = station.addresses();
-            let addresses = addresses.into_iter().map(|cidr| AddressRow {
-                cidr,
-                origin: AddressOrigin::Static,
-                state: AddressState::Valid,
-                valid_for: None::<Duration>,
-            });
-            Some(SegmentRow {
+            let port = known.ports.keys().next().copied().unwrap_or(PortId::GATEWAY);
+            let row = SegmentRow {
                 segment: station.segment,
                 mac: config.mac,
                 mtu: config.mtu,
-                addresses: addresses.collect(),
-                routers,
+                addresses: Vec::new(),
+                routers: Vec::new(),
                 lease: None,
-                port: known.ports.keys().next().copied().unwrap_or(PortId::GATEWAY),
-            })
+                port,
+            };
+            Some(station.look(|presence| with_presence(row.clone(), presence, now)).unwrap_or(row))
         });
         rows.collect()
     }
@@ -125,6 +149,46 @@ impl Switch {
         let station = state.networks.get(&id.network())?.station.as_ref()?;
         Some(station.nat())
     }
+}
+
+/// What a presence has to say.
+fn with_presence(row: SegmentRow, presence: &Presence, now: Instant) -> SegmentRow {
+    let left = |end: Instant| {
+        if end > now { Duration::from(end - now) } else { Duration::ZERO }
+    };
+    // The link-local address is the station's by itself.
+    let own = presence.rows().into_iter().filter(|own| own.origin != Origin::LinkLocal);
+    let addresses = own.map(|own| AddressRow {
+        cidr: own.address,
+        origin: match own.origin {
+            Origin::Dhcp => AddressOrigin::Dhcp,
+            Origin::Advertised => AddressOrigin::Slaac,
+            Origin::Static | Origin::LinkLocal => AddressOrigin::Static,
+        },
+        state: match own.standing {
+            Standing::Tentative => AddressState::Tentative,
+            Standing::InUse | Standing::Deprecated => AddressState::Valid,
+            Standing::Conflict => AddressState::Conflict,
+        },
+        valid_for: own.expires.map(left),
+    });
+    let v4 = |addr: IpAddr| match addr {
+        IpAddr::V4(addr) => Some(addr),
+        IpAddr::V6(_) => None,
+    };
+    let lease = presence.lease().and_then(|lease| {
+        let [.., over] = lease.times?;
+        let dns = presence.dns().iter().copied().filter_map(v4).collect();
+        Some(LeaseRow { server: lease.server.and_then(v4)?, expires_in: left(over), dns })
+    });
+    let mut routers = Vec::new();
+    for router in presence.routes().iter().filter(|hop| hop.to.prefix_len() == 0) {
+        let known = |known: &IpAddr| Some(known.is_ipv4()) == router.via.map(|via| via.is_ipv4());
+        if !routers.iter().any(known) {
+            routers.extend(router.via);
+        }
+    }
+    SegmentRow { mtu: presence.mtu(), addresses: addresses.collect(), routers, lease, ..row }
 }
 
 fn invalid(why: String) -> io::Error {

@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering::AcqRel, Ordering::Acquire};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use datapath::{
-    Addressing, Crossing, Gateway, Hop, IpMtu, Leg, Network, NetworkConfig, Outside, Uplink,
+    Change, Crossing, Gateway, Heard, Hop, IpMtu, Leg, Network, NetworkConfig, Outbox, Outside,
+    PortCounters, PortId, Presence, PresenceConfig, Received, Uplink,
 };
 use nat::{Conntrack, External, Nat, Npt, Zone};
 use smoltcp::time::{Duration, Instant};
@@ -52,6 +53,15 @@ impl Default for Stations {
 }
 
 impl Stations {
+    /// The station on that segment.
+    pub(crate) fn of(&self, segment: Zone) -> Option<&Arc<Station>> {
+        self.held.iter().map(|held| &held.station).find(|station| station.segment.zone() == segment)
+    }
+
+    pub(crate) fn all(&self) -> Vec<Arc<Station>> {
+        self.held.iter().map(|held| Arc::clone(&held.station)).collect()
+    }
+
     pub(crate) fn add(&mut self, station: Arc<Station>) {
         let (seen, current) = (station.changes(), station.current());
         self.held.push(Held { station, current, seen });
@@ -91,14 +101,16 @@ impl Stations {
         Some(&held.current)
     }
 
-    /// When conntrack is to be looked at again, while anything is tracked there.
+    /// When there is something to do: conntrack to be looked at while anything is tracked, a SYN to be
+    /// answered late, a presence to speak.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         let busy = self.held.iter().any(|held| {
             let nat = held.current.crossing.nat();
             !nat.conntrack().is_empty() || nat.fragment_octets() > 0
         });
         let due = self.held.iter().filter_map(|held| held.current.crossing.nat().next_due());
-        due.chain(busy.then_some(self.next_expire)).min()
+        let presences = self.held.iter().filter_map(|held| held.station.poll_timeout());
+        due.chain(presences).chain(busy.then_some(self.next_expire)).min()
     }
 }
 
@@ -107,6 +119,8 @@ impl Stations {
 struct Parts {
     config: SegmentConfig,
     nat: Arc<Nat>,
+    /// Its port, and what counts the presence's frames.
+    home: Option<(PortId, Arc<PortCounters>)>,
     /// The addresses in use.
     addresses: Vec<IpCidr>,
     routes: Vec<Hop>,
@@ -123,6 +137,8 @@ pub(crate) struct Station {
     pub(crate) segment: SegmentId,
     /// What the workers share of the segment as a network.
     pub(crate) network: Arc<Network>,
+    /// How it gets and keeps its addresses, once its port is there. Locked before the parts are.
+    presence: Mutex<Option<Presence>>,
     parts: Mutex<Parts>,
     changes: AtomicU64,
 }
@@ -139,8 +155,9 @@ impl Station {
         let crossing = Crossing::new(Arc::clone(&nat), zone, Vec::new(), Vec::new());
         let mut parts = Parts {
             mtu: config.mtu,
-            addresses: given(&config),
-            routes: default_routes(&config),
+            addresses: Vec::new(),
+            routes: Vec::new(),
+            home: None,
             behind: Vec::new(),
             published: Vec::new(),
             current: Current {
@@ -152,7 +169,8 @@ impl Station {
         };
         parts.renew(zone);
         parts.set_rules(zone);
-        Self { segment, network, parts: Mutex::new(parts), changes: AtomicU64::new(1) }
+        let presence = Mutex::default();
+        Self { segment, network, presence, parts: Mutex::new(parts), changes: AtomicU64::new(1) }
     }
 
     fn parts(&self) -> MutexGuard<'_, Parts> {
@@ -177,11 +195,95 @@ impl Station {
         self.parts().config.clone()
     }
 
-    /// The addresses in use, and the routers.
-    pub(crate) fn addresses(&self) -> (Vec<IpCidr>, Vec<IpAddr>) {
+    fn presence(&self) -> MutexGuard<'_, Option<Presence>> {
+        self.presence.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks at the presence, for listings.
+    pub(crate) fn look<T>(&self, at: impl FnOnce(&Presence) -> T) -> Option<T> {
+        self.presence().as_ref().map(at)
+    }
+
+    /// Begins to claim its addresses, by its segment's port.
+    pub(crate) fn move_in(&self, port: PortId, counters: Arc<PortCounters>, now: Instant) {
+        let mut presence = self.presence();
+        self.parts().home = Some((port, counters));
+        *presence = self.new_presence(now);
+    }
+
+    fn new_presence(&self, now: Instant) -> Option<Presence> {
         let parts = self.parts();
-        let routers = parts.routes.iter().filter_map(|hop| hop.via).collect();
-        (parts.addresses.clone(), routers)
+        let (port, counters) = parts.home.clone()?;
+        Some(Presence::new(
+            presence_config(&parts.config, self.segment.zone(), port),
+            counters,
+            now,
+        ))
+    }
+
+    /// Shows it a frame that concerns its presence, and tells what has changed by it.
+    pub(crate) fn hear(
+        &self,
+        received: &Received<'_>,
+        now: Instant,
+        out: &mut Outbox,
+    ) -> (Heard, Vec<Change>) {
+        let mut presence = self.presence();
+        let Some(present) = &mut *presence else { return (Heard::Pass, Vec::new()) };
+        let heard = present.handle(received, now, out);
+        (heard, self.take_changes(present))
+    }
+
+    /// Does what time asks of its presence, and tells what has changed.
+    pub(crate) fn handle_timeout(&self, now: Instant, out: &mut Outbox) -> Vec<Change> {
+        let mut presence = self.presence();
+        let Some(present) = &mut *presence else { return Vec::new() };
+        present.handle_timeout(now, out);
+        self.take_changes(present)
+    }
+
+    /// When its presence has something to do.
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        self.presence().as_ref().and_then(Presence::poll_timeout)
+    }
+
+    /// Gives back what it has leased.
+    pub(crate) fn leave(&self, now: Instant, out: &mut Outbox) {
+        if let Some(present) = &mut *self.presence() {
+            present.leave(now, out);
+        }
+    }
+
+    /// Its interface has come up or gone down, or carries packets of another length.
+    pub(crate) fn set_link(&self, up: bool, mtu: IpMtu, now: Instant) {
+        let mut presence = self.presence();
+        let Some(present) = &mut *presence else { return };
+        present.set_mtu(mtu, now);
+        if up {
+            present.link_up(now);
+        } else {
+            present.link_down();
+        }
+        // Whoever changes it by hand knows of it already.
+        let _ = self.take_changes(present);
+    }
+
+    fn take_changes(&self, presence: &mut Presence) -> Vec<Change> {
+        let changes = presence.changes();
+        if !changes.is_empty() {
+            let zone = self.segment.zone();
+            let mut parts = self.parts();
+            let before = std::mem::replace(&mut parts.addresses, presence.addresses());
+            parts.routes = presence.routes().to_vec();
+            parts.mtu = presence.mtu();
+            parts.renew(zone);
+            if before != parts.addresses {
+                parts.set_rules(zone);
+                parts.forget_lost(zone, &before);
+            }
+            self.changes.fetch_add(1, AcqRel);
+        }
+        changes
     }
 
     /// Takes the subnets of the networks behind it; true if they are others.
@@ -203,9 +305,10 @@ impl Station {
         parts.set_rules(self.segment.zone());
     }
 
-    /// Changes what it is and does.
-    pub(crate) fn configure(&self, config: SegmentConfig) {
+    /// Changes what it is and does. With other addresses, or another station, it moves in anew.
+    pub(crate) fn configure(&self, config: SegmentConfig, now: Instant) {
         let zone = self.segment.zone();
+        let mut presence = self.presence();
         let mut parts = self.parts();
         let conntrack = Arc::clone(parts.nat.conntrack());
         let translates = |config: &SegmentConfig| {
@@ -220,13 +323,21 @@ impl Station {
             parts.nat = new_nat(&config, zone, conntrack);
         }
         parts.nat.set_prefixes(prefixes(&config, zone));
-        let before = std::mem::replace(&mut parts.addresses, given(&config));
-        parts.mtu = config.mtu;
-        parts.routes = default_routes(&config);
+        let presence_of = |of: &SegmentConfig| (of.mac, of.mtu, of.v4.clone(), of.v6.clone());
+        let moves = presence_of(&parts.config) != presence_of(&config);
         parts.config = config;
+        if moves {
+            let before = std::mem::take(&mut parts.addresses);
+            parts.routes.clear();
+            parts.mtu = parts.config.mtu;
+            parts.forget_lost(zone, &before);
+        }
         parts.renew(zone);
         parts.set_rules(zone);
-        parts.forget_lost(zone, &before);
+        drop(parts);
+        if moves {
+            *presence = self.new_presence(now);
+        }
         self.changes.fetch_add(1, AcqRel);
     }
 }
@@ -299,30 +410,20 @@ fn prefixes(config: &SegmentConfig, zone: Zone) -> Vec<Npt> {
     pairs.filter_map(|(inside, outside)| Npt::new(zone, *inside, *outside)).collect()
 }
 
-/// The addresses that were given.
-fn given(config: &SegmentConfig) -> Vec<IpCidr> {
-    let mut all = Vec::new();
-    if let Addressing::Static { addresses, .. } = &config.v4 {
-        all.extend(addresses.iter().copied().map(IpCidr::Ipv4));
+/// What the station's presence is told.
+fn presence_config(config: &SegmentConfig, zone: Zone, port: PortId) -> PresenceConfig {
+    let [a, b, c, d, e, f, g, h, ..] = secret();
+    PresenceConfig {
+        zone,
+        port,
+        mac: config.mac,
+        mtu: config.mtu,
+        v4: config.v4.clone(),
+        v6: config.v6.clone(),
+        also: Vec::new(),
+        hostname: None,
+        seed: u64::from_ne_bytes([a, b, c, d, e, f, g, h]),
     }
-    if let Addressing::Static { addresses, .. } = &config.v6 {
-        all.extend(addresses.iter().copied().map(IpCidr::Ipv6));
-    }
-    all
-}
-
-/// Ways by the routers that were given.
-fn default_routes(config: &SegmentConfig) -> Vec<Hop> {
-    let v4 = match &config.v4 {
-        Addressing::Static { gateway, .. } => *gateway,
-        _ => None,
-    };
-    let v6 = match &config.v6 {
-        Addressing::Static { gateway, .. } => *gateway,
-        _ => None,
-    };
-    let routers = [v4, v6].into_iter().flatten();
-    routers.map(|router| Hop { to: rules::everything(router), via: Some(router) }).collect()
 }
 
 /// The segment, as the data path knows a network.

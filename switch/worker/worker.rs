@@ -280,7 +280,11 @@ impl Worker {
     fn serve_port(&mut self, zone: Zone, port: PortId, now: Instant) -> Option<Drained> {
         let held = self.networks.get(&zone)?.queues.get(port.index())?.as_ref()?;
         let drained = self.burst.fill(&held.queue);
+        let segment = SegmentId::of(zone).is_some();
         for index in 0..self.burst.len() {
+            if segment && self.hear(zone, port, index, now) {
+                continue;
+            }
             let net = self.networks.get_mut(&zone)?;
             let (frame, offload) = self.burst.frame(index);
             let offload = match offload {
@@ -414,6 +418,9 @@ impl Worker {
                 }
                 Command::RemoveNetwork { zone, done } => {
                     self.end_flows(zone, None, now);
+                    if self.setup.housekeeper {
+                        self.leave(zone, now);
+                    }
                     self.networks.remove(&zone);
                     self.remove_station(zone);
                     done.tell();

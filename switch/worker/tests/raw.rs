@@ -13,11 +13,13 @@ use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use datapath::{IpMtu, MacAddr, Offloads, PortRole, Uplink};
-use lab::{Container, Lab, NET, PATIENCE, WORLD, WORLD6, at, serve};
+use lab::{Container, Lab, NET, PATIENCE, WORLD, WORLD6, at, serve, wait_for};
 use nat::Protocol;
 use netns::{Kind, Netns};
 use udp::{ask, socket_at};
-use worker::{Addressing, Filtering, NatPublication, PortConfig, SegmentConfig, SegmentId};
+use worker::{
+    AddressState, Addressing, Filtering, NatPublication, PortConfig, SegmentConfig, SegmentId,
+};
 
 const SEGMENT: SegmentId = SegmentId(1);
 const SHOWN: &str = "198.51.100.9";
@@ -56,6 +58,7 @@ fn lab_with(workers: usize, config: SegmentConfig) -> Lab {
     };
     lab.switch.add_segment(SEGMENT, config, device).unwrap();
     lab.switch.set_network(NET, lab::config(Uplink::Raw(SEGMENT.zone())));
+    await_addresses(&lab);
     lab.world
         .enter(|| {
             netns::link::add_address("lo", format!("{FAR}/32").parse().unwrap())?;
@@ -64,6 +67,15 @@ fn lab_with(workers: usize, config: SegmentConfig) -> Lab {
         })
         .unwrap();
     lab
+}
+
+/// Waits until every address has been probed for (RFC 5227 §2.1.1: seven seconds at most).
+fn await_addresses(lab: &Lab) {
+    wait_for("our station's addresses", || {
+        let rows = lab.switch.segment_rows();
+        let addresses = &rows[0].addresses;
+        !addresses.is_empty() && addresses.iter().all(|row| row.state == AddressState::Valid)
+    });
 }
 
 fn lab_of(workers: usize) -> Lab {
