@@ -90,7 +90,9 @@ fn the_world_sees_the_station_and_finds_what_is_published_there() {
     web.says(&format!("{WORLD} - - "));
     scene.curl(&scene.host, "http://127.0.0.1:8080/").succeeded();
     scene.curl(&scene.host, "http://127.0.0.1:7070/").succeeded();
-    flow("up0", [(WORLD, STATION), ("10.9.0.2", WORLD)], [false, true]);
+    for of in ["up0", "lan"] {
+        flow(of, [(WORLD, STATION), ("10.9.0.2", WORLD)], [false, true]);
+    }
     // By its outside address from inside: the server sees that (RFC 4787 REQ-9).
     let hairpin = format!("http://{STATION}:8080/");
     scene.run(exec.into_iter().chain(["curl", "-sS", "--max-time", "20", &hairpin])).succeeded();
@@ -204,5 +206,76 @@ fn a_run_may_have_an_uplink_of_its_own_and_a_network_may_be_the_segment_itself()
     drop((web, far));
     wait_for("the endpoint to go", || scene.json(["ps"]) == serde_json::json!([]));
     scene.run(["network", "rm", "seg"]).succeeded();
+    scene.is_clean();
+}
+
+/// A route of the world's, by the station.
+fn route_back(scene: &Scene, prefix: &str, station: &str) {
+    let via = Some(station.parse().unwrap());
+    let add = || netns::link::add_route_through(prefix.parse().unwrap(), via, "down0");
+    scene.world.enter(add).unwrap();
+}
+
+#[test]
+fn what_is_asked_of_translation_is_what_the_world_sees() {
+    let (true, Some(scene)) = (clients(&["ping", "python3", "curl"]), scene()) else { return };
+    let create = ["network", "create", "--uplink", UPLINK, "--subnet", "10.9.0.0/24"];
+    let shown = ["--snat-to", "198.51.100.8-198.51.100.9", "--nat46", "on"];
+    scene.run(create.into_iter().chain(shown).chain(["four"])).succeeded();
+    let prefix = ["--subnet", "fd00:6::/64", "--prefix6", "fd00:6::/64=2001:db8:66::/64"];
+    let create = ["network", "create", "--uplink", "raw:up0", "--subnet", "10.6.0.0/24"];
+    scene.run(create.into_iter().chain(prefix).chain(["six"])).succeeded();
+    let folder = scene.page("index.html", b"here\n");
+    let far = scene.web_server(&scene.world, 8000, &folder);
+    let curl = ["curl", "-sS", "--max-time", "20"];
+
+    // SNAT to other addresses than the station's, which answers for them.
+    let url = format!("http://{WORLD}:8000/");
+    let publish = ["-p", "8080:80", "-p", "198.51.100.9:8081:80"];
+    let web = server(&scene, "four", &publish, &folder);
+    scene.run(["exec", "web", "--"].into_iter().chain(curl).chain([&*url])).succeeded();
+    let flows = scene.json(["conntrack", "four", "--nat"]);
+    let dst = flows[0]["Reply"]["Dst"].as_str().unwrap().to_owned();
+    assert!(["198.51.100.8", "198.51.100.9"].contains(&&*dst), "{flows:#}");
+    far.says(&dst);
+    // One of them with a port of its own, where the host has no listener.
+    scene.curl(&scene.world, "http://198.51.100.9:8081/").succeeded();
+    assert!(scene.curl(&scene.world, &format!("http://{HOST}:8081/")).status.code() == Some(7));
+    let taken = scene.run(["publish", "add", "web", "198.51.100.9:8081:80"]);
+    taken.failed(1, &["198.51.100.9:8081/tcp", "endpoint web publishes it"]);
+    // A client of the other family, of a container that has not got it.
+    scene.curl(&scene.world, &format!("http://[{STATION6}]:8080/")).succeeded();
+    web.says("192.0.0.");
+    drop(web);
+    wait_for("the endpoint to go", || scene.json(["ps"]) == serde_json::json!([]));
+
+    // A prefix for a prefix, both ways, and nothing remembered of it.
+    route_back(&scene, "2001:db8:66::/64", STATION6);
+    let web = server(&scene, "six", &[], &folder);
+    let url = format!("http://[{WORLD6}]:8000/");
+    scene.run(["exec", "web", "--"].into_iter().chain(curl).chain([&*url])).succeeded();
+    far.says("2001:db8:66:0:");
+    let rules = scene.json(["nat", "six"])[0]["Rules"].clone();
+    let npt = rules.as_array().unwrap().iter().find(|rule| rule["Target"] == "NPT").cloned();
+    assert_eq!(npt.unwrap_or_default()["ChangedTo"], "2001:db8:66::/64", "{rules:#}");
+    drop(web);
+    wait_for("the endpoint to go", || scene.json(["ps"]) == serde_json::json!([]));
+    scene.run(["network", "rm", "six"]).succeeded();
+
+    // Nothing translated at all: the world must know the way, and sees the container itself.
+    let other = format!("{UPLINK},nat=off");
+    let plain = ["--snat-to", "none", "--nat46", "off"];
+    scene.run(["network", "set", "four", "--uplink", &other].into_iter().chain(plain)).succeeded();
+    route_back(&scene, "10.9.0.0/24", STATION);
+    let web = server(&scene, "four", &[], &folder);
+    let url = format!("http://{WORLD}:8000/");
+    scene.run(["exec", "web", "--"].into_iter().chain(curl).chain([&*url])).succeeded();
+    far.says("10.9.0.2");
+    scene.curl(&scene.world, "http://10.9.0.2/").succeeded();
+    web.says(&format!("{WORLD} - - "));
+    drop(far);
+    // The daemon's end takes all of it along.
+    scene.run(["daemon", "stop"]).succeeded();
+    drop(web);
     scene.is_clean();
 }

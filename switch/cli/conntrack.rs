@@ -11,8 +11,8 @@ use crate::output::{Listing, daemon};
 #[command(after_help = "\
 A flow has two tuples: its first packet's, as its sender wrote it, and its answers', as they come in. They
 mirror each other but where something is translated: another source is source NAT, another destination
-is destination NAT (JSON says which, as SourceNat and DestinationNat). The zone is the network's or the
-segment's that the first packet came from.
+is destination NAT (JSON says which, as SourceNat and DestinationNat). A zone is a network, or, from 32768 on,
+the segment of an interface; a flow that crosses from one to another has one for each tuple.
 
 Examples:
   pontoon conntrack
@@ -50,14 +50,17 @@ fn line(flow: &Flow, counters: bool) -> String {
         vec![format!("{:<8} {} {}", flow.protocol, flow.protocol_number, flow.expires_in)];
     words.extend(flow.state.clone());
     words.push(side(flow, &flow.original, counters));
+    let crosses = flow.zone != flow.reply_zone;
+    words.extend(crosses.then(|| format!("zone-orig={}", flow.zone)));
     if !flow.replied {
         words.push("[UNREPLIED]".to_owned());
     }
     words.push(side(flow, &flow.reply, counters));
+    words.extend(crosses.then(|| format!("zone-reply={}", flow.reply_zone)));
     if flow.assured {
         words.push("[ASSURED]".to_owned());
     }
-    words.push(format!("zone={}", flow.zone));
+    words.extend((!crosses).then(|| format!("zone={}", flow.zone)));
     words.join(" ")
 }
 
@@ -86,6 +89,8 @@ mod tests {
         Flow {
             network: "bridge".into(),
             zone: 1,
+            answered_in: "bridge".into(),
+            reply_zone: 1,
             protocol: protocol.into(),
             protocol_number: number,
             state: state.map(Into::into),
@@ -111,6 +116,12 @@ mod tests {
             line(&unreplied, true),
             "udp      17 431999 src=172.17.0.2 dst=192.0.2.1 sport=40000 dport=80 packets=5 bytes=420 \
              [UNREPLIED] src=192.0.2.1 dst=198.51.100.7 sport=80 dport=40000 packets=5 bytes=420 zone=1"
+        );
+        let crossing = Flow { reply_zone: 32_768, ..flow("udp", 17, None) };
+        assert_eq!(
+            line(&crossing, false),
+            "udp      17 431999 src=172.17.0.2 dst=192.0.2.1 sport=40000 dport=80 zone-orig=1 \
+             src=192.0.2.1 dst=198.51.100.7 sport=80 dport=40000 zone-reply=32768 [ASSURED]"
         );
         assert!(line(&flow("icmp", 1, None), false).contains("dst=192.0.2.1 id=40000 src="));
     }

@@ -401,6 +401,10 @@ pub struct Flow {
     pub network: String,
     /// The conntrack zone of that.
     pub zone: u16,
+    /// The network or interface its answers come in by.
+    pub answered_in: String,
+    /// The conntrack zone of that.
+    pub reply_zone: u16,
     /// `tcp`, `udp`, `icmp`, `icmpv6` or `unknown`.
     pub protocol: String,
     /// The IP protocol number.

@@ -52,17 +52,21 @@ impl Daemon {
         Ok(rows)
     }
 
-    /// The flows of a network, or of a segment, or of all.
+    /// The flows of a network or of a segment, which begin or are answered there, or of all.
     ///
     /// # Errors
     ///
     /// There is no such network or segment.
     pub fn conntrack(&self, network: Option<&str>) -> Result<Vec<api::Flow>, Error> {
-        let names: BTreeMap<_, _> = self.selected(network)?.into_iter().collect();
-        let one = network.and_then(|_| names.keys().next().copied());
-        let flows = self.switch.flows(one).into_iter();
-        let known = flows.filter_map(|row| Some((names.get(&row.network)?.clone(), row)));
-        Ok(known.map(|(name, row)| flow(name, &row)).collect())
+        let one = network.map(|_| self.selected(network)).transpose()?;
+        let one = one.and_then(|found| found.first().map(|(number, _)| *number));
+        let flows = self.switch.flows(one);
+        let names: BTreeMap<_, _> = self.selected(None)?.into_iter().collect();
+        let name = |number: NetworkId| names.get(&number).cloned();
+        let known = flows.into_iter().filter_map(|row| {
+            Some(flow(name(row.network)?, name(row.answered_in).unwrap_or_default(), &row))
+        });
+        Ok(known.collect())
     }
 
     /// The counts of the ports of a network or of a segment, or of all, and of the workers.
@@ -140,7 +144,7 @@ fn owner(owners: &BTreeMap<PortId, String>, port: PortId) -> String {
     owners.get(&port).cloned().unwrap_or_default()
 }
 
-fn flow(network: String, row: &FlowRow) -> api::Flow {
+fn flow(network: String, answered_in: String, row: &FlowRow) -> api::Flow {
     let side = |tuple: nat::Tuple, (packets, octets): (u64, u64)| api::FlowSide {
         src: tuple.src.addr.to_string(),
         dst: tuple.dst.addr.to_string(),
@@ -153,6 +157,8 @@ fn flow(network: String, row: &FlowRow) -> api::Flow {
     api::Flow {
         network,
         zone: row.network.0,
+        answered_in,
+        reply_zone: row.answered_in.0,
         protocol: protocol.to_string(),
         protocol_number: protocol.number(),
         state: (protocol == nat::Protocol::Tcp).then(|| row.state.name().to_owned()),

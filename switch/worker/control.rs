@@ -193,6 +193,8 @@ pub struct NeighbourRow {
 pub struct FlowRow {
     /// Its network.
     pub network: NetworkId,
+    /// The network, or the segment, its answers come in by.
+    pub answered_in: NetworkId,
     /// First packet's tuple.
     pub original: nat::Tuple,
     /// The answers' tuple.

@@ -49,7 +49,7 @@ impl Switch {
         rows
     }
 
-    /// The flows of a network, or of all.
+    /// The flows of a network, which begin or are answered there, or of all.
     pub fn flows(&self, network: Option<NetworkId>) -> Vec<FlowRow> {
         let now = self.now();
         let timeouts = |entry: &nat::Entry| match entry.owner() {
@@ -61,6 +61,7 @@ impl Switch {
             .iter()
             .map(|entry| FlowRow {
                 network: NetworkId(entry.zone.0),
+                answered_in: NetworkId(entry.reply_zone().0),
                 original: entry.original,
                 reply: entry.reply,
                 state: entry.state(),
