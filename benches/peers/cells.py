@@ -6,7 +6,7 @@ import fnmatch
 from dataclasses import dataclass
 from typing import Callable, Optional
 
-from .field import C2C, EGRESS, LOOPBACK, PUBLISHED
+from .field import BESIDE, C2C, EGRESS, LOOPBACK, PUBLISHED
 from .loads import MANY_FLOWS, Bench
 
 Load = Callable[[Bench, float], dict]
@@ -101,6 +101,10 @@ CELLS = (
     _http(LOOPBACK, "connects", "HTTP by 127.0.0.1, a connection each", True),
     _http(LOOPBACK, "requests", "HTTP by 127.0.0.1, 50 connections kept", False),
     _ping(LOOPBACK, "tcp"), _ping(LOOPBACK, "udp"),
+    Cell("beside.share", BESIDE, "%", True, "of an upload's rate alone, beside another container's 8 uploads",
+         lambda bench, secs: bench.share(secs, 8), extra=3.5),
+    Cell("beside.rtt", BESIDE, "µs", False, "TCP round trip to the outside, beside another container's flood of datagrams",
+         lambda bench, secs: bench.ping_beside(secs), extra=2),
     Cell("start", None, "ms", False, "from the first command to a connection that works",
          lambda bench, secs: bench.start(None, secs), afresh=True, extra=4),
     _idle(EGRESS, "tcp"), _idle(EGRESS, "udp"), _idle(PUBLISHED, "tcp"), _idle(PUBLISHED, "udp"),

@@ -13,11 +13,13 @@ import time
 from typing import Optional
 
 from . import machine
-from .field import C2C, EGRESS, LOOPBACK, PUBLISHED, Peer
+from .field import BESIDE, C2C, EGRESS, LOOPBACK, PUBLISHED, Peer
 from .field.peer import needed, program
 from .topology import HOST, OUT, Failure, wait_for
 
 IPERF, HTTP, ECHO, SINK = 5201, 8080, 7000, 7001
+# A second iperf3, for a second client at the same time.
+SECOND = 5202
 TCP_PORTS, UDP_PORTS = (IPERF, HTTP, ECHO), (ECHO, SINK)
 NGINX = """daemon off; worker_processes 1; pid {state}/nginx.pid; error_log /dev/null; worker_rlimit_nofile 16384;
 events {{ worker_connections 15000; multi_accept on; }}
@@ -73,6 +75,7 @@ class Bench:
         return {
             C2C: ("c1", self.peer.c2, "c2"), EGRESS: ("c1", OUT, "out"),
             PUBLISHED: ("out", HOST, "c1"), LOOPBACK: ("host", "127.0.0.1", "c1"),
+            BESIDE: ("c2", OUT, "out"),
         }[path]
 
     def ask(self, role: str, *words: object, timeout: float) -> dict:
@@ -128,6 +131,46 @@ class Bench:
         client, address, _ = self.way(path)
         got = self.ask(client, "ping", transport, f"{address}:{ECHO}", secs, 64, timeout=secs + 15)
         return {"value": got["p50"], "p99": got["p99"], "p999": got["p999"], "trips": got["trips"], "lost": got["lost"]}
+
+    def share(self, secs: float, streams: int) -> dict:
+        """Per cent of its rate alone that c2's one upload keeps beside `streams` of c1's; 50 is a fair half."""
+        server = self.site.start("out", needed("iperf3"), "--server", "--port", SECOND)
+        try:
+            wait_for("iperf3 in out", lambda: self.site.listens("out", SECOND))
+            upload = [needed("iperf3"), "--json", "--client", OUT, "--port", SECOND, "--time", max(1, round(secs))]
+            alone = self.received(self.site.run("c2", *upload, timeout=secs + 8))
+            greedy = subprocess.Popen(
+                self.site.inside("c1", needed("iperf3"), "--json", "--client", OUT, "--parallel", streams, "--time",
+                                 max(1, round(secs)) + 2), stdout=subprocess.DEVNULL)
+            try:
+                time.sleep(1)
+                beside = self.received(self.site.run("c2", *upload, timeout=secs + 8))
+            finally:
+                greedy.wait(secs + 15)
+        except (ValueError, KeyError, subprocess.TimeoutExpired) as error:
+            raise Failure(f"iperf3: {error}") from None
+        finally:
+            server.kill()
+            server.wait()
+        return {"value": 100 * beside / alone, "alone_gbit": alone / 1e9}
+
+    @staticmethod
+    def received(said: str) -> float:
+        return json.loads(said)["end"]["sum_received"]["bits_per_second"]
+
+    def ping_beside(self, secs: float) -> dict:
+        """c2's round trips to the outside while c1 floods it with datagrams of 64 octets."""
+        sink = self.site.start("out", self.load, "sink", SINK, secs + 5)
+        wait_for("sink", lambda: self.site.listens("out", SINK, "udp"))
+        flood = subprocess.Popen(self.site.inside("c1", self.load, "blast", f"{OUT}:{SINK}", secs + 1.5, 64, 1),
+                                 stdout=subprocess.DEVNULL)
+        try:
+            time.sleep(0.5)
+            return self.ping(BESIDE, secs, "tcp")
+        finally:
+            flood.wait(secs + 10)
+            sink.kill()
+            sink.wait()
 
     def http(self, path: str, secs: float, close: bool) -> dict:
         """Answers a second by nginx to 50 clients of wrk's, each over a connection of its own if `close`."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import subprocess
 
 from ..topology import C1, C2, GATEWAY, SUBNET, call
-from .peer import C2C, EGRESS, LOOPBACK, PUBLISHED, Peer
+from .peer import BESIDE, C2C, EGRESS, LOOPBACK, PUBLISHED, Peer
 
 # Where a packet to a published port is looked up, and what the FORWARD chain lets through.
 RULES = """*nat
@@ -39,7 +39,7 @@ class Kernel(Peer):
 
     name = "kernel"
     about = "Linux bridge and iptables as Docker sets them up, br_netfilter on"
-    paths = frozenset({C2C, EGRESS, PUBLISHED, LOOPBACK})
+    paths = frozenset({C2C, EGRESS, PUBLISHED, LOOPBACK, BESIDE})
     programs = ("iptables", "iptables-restore")
     bridge_netfilter = 1
     loopback = ""

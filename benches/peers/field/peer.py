@@ -17,8 +17,9 @@ from ..topology import C1, C2, Failure, Site
 # Where other packages keep programs that are not on the path.
 ALSO_IN = ("/usr/sbin", "/sbin", "/usr/libexec/docker", "/usr/lib/docker")
 
-# Paths: container to container, container to outside, outside to a published port, the host's own loopback to it.
-C2C, EGRESS, PUBLISHED, LOOPBACK = "c2c", "egress", "pub", "loop"
+# Paths: container to container, container to outside, outside to a published port, the host's own loopback to it,
+# and container to outside beside another container that takes what it can.
+C2C, EGRESS, PUBLISHED, LOOPBACK, BESIDE = "c2c", "egress", "pub", "loop", "beside"
 
 
 def program(name: str) -> Optional[str]:

@@ -6,14 +6,14 @@ import os
 from typing import Optional
 
 from ..topology import C1, C2, SUBNET, call, wait_for
-from .peer import C2C, EGRESS, LOOPBACK, PUBLISHED, Peer
+from .peer import BESIDE, C2C, EGRESS, LOOPBACK, PUBLISHED, Peer
 
 
 class Pontoon(Peer):
     """The switch, as a build of it does the work."""
 
     about = "pontoon, socket uplink, published ports with the client's own address"
-    paths = frozenset({C2C, EGRESS, PUBLISHED, LOOPBACK})
+    paths = frozenset({C2C, EGRESS, PUBLISHED, LOOPBACK, BESIDE})
 
     def __init__(self, name: str, binary: str, daemon: tuple[str, ...] = (), spec: str = "") -> None:
         self.name, self.binary = name, binary
