@@ -14,8 +14,10 @@ probes! {
         "U8" ANY whoever_was_sent_to_may_answer_by_any_port;
         "U8" ANY whoever_was_not_sent_to_is_not_let_in;
         "U8" ANY nobody_comes_in_by_a_port_without_a_mapping;
-        "U9" ANY two_inside_meet_by_their_external_addresses;
         "U11" ANY a_thousand_flows_keep_to_one_behaviour;
+    }
+    LaterByRaw {
+        "U9" ANY two_inside_meet_by_their_external_addresses;
     }
 }
 

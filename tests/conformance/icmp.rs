@@ -24,7 +24,7 @@ probes! {
         "I4" ANY an_errors_extension_objects_come_in_unharmed;
         "I5" ANY the_insides_error_goes_out_as_it_is_outside;
     }
-    Later {
+    LaterBySockets {
         "I1" ANY two_containers_with_one_identifier_get_their_own_answers;
         "I4" ANY an_error_about_a_datagram_comes_in_as_it_is_inside;
         "I4" ANY an_error_about_an_echo_comes_in_as_it_is_inside;

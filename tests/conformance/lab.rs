@@ -222,6 +222,7 @@ impl Lab {
             fs::write("/proc/sys/net/ipv6/icmp/ratelimit", "0")
         };
         router.with(unlimited).unwrap();
+        self.outside.with(unlimited).unwrap();
     }
 
     pub(crate) fn router(&self) -> &Netns {

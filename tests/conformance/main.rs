@@ -62,8 +62,14 @@ enum Of {
     Both,
     Raw,
     Sockets,
-    /// Both, and not so yet.
+    /// Of both, and by sockets not so yet.
+    LaterBySockets,
+    /// Of both, and by raw not so yet.
+    LaterByRaw,
+    /// Of both, and by neither so yet.
     Later,
+    /// Of raw, and not so yet.
+    LaterRaw,
 }
 
 const V4: &[Family] = &[Family::V4];
@@ -90,28 +96,47 @@ macro_rules! probes {
         }),*),*];
 
         mod sockets {
-            $($crate::tests_of_sockets! { $of $($name)* })*
+            $($($crate::test! { Sockets $of $name })*)*
+        }
+
+        mod raw {
+            $($($crate::test! { Raw $of $name })*)*
         }
     };
 }
 
-macro_rules! tests_of_sockets {
-    (Raw $($name:ident)*) => {};
-    (Later $($name:ident)*) => {$(
+/// A test, where the requirement is one of that uplink: subject, whom it is required of, name.
+macro_rules! test {
+    (Sockets Raw $name:ident) => {};
+    (Sockets LaterRaw $name:ident) => {};
+    (Raw Sockets $name:ident) => {};
+    (Sockets LaterBySockets $name:ident) => {
+        $crate::test! { later Sockets $name }
+    };
+    (Raw LaterByRaw $name:ident) => {
+        $crate::test! { later Raw $name }
+    };
+    (Raw LaterRaw $name:ident) => {
+        $crate::test! { later Raw $name }
+    };
+    ($subject:ident Later $name:ident) => {
+        $crate::test! { later $subject $name }
+    };
+    (later $subject:ident $name:ident) => {
         #[test]
         #[ignore = "not so yet"]
         fn $name() {
-            $crate::holds($crate::Subject::Sockets, super::PROBES, stringify!($name));
+            $crate::holds($crate::Subject::$subject, super::PROBES, stringify!($name));
         }
-    )*};
-    ($of:ident $($name:ident)*) => {$(
+    };
+    ($subject:ident $of:ident $name:ident) => {
         #[test]
         fn $name() {
-            $crate::holds($crate::Subject::Sockets, super::PROBES, stringify!($name));
+            $crate::holds($crate::Subject::$subject, super::PROBES, stringify!($name));
         }
-    )*};
+    };
 }
-use {probes, tests_of_sockets};
+use {probes, test};
 
 macro_rules! ensure {
     ($holds:expr, $($what:tt)+) => {

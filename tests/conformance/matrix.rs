@@ -91,9 +91,9 @@ fn matrix() {
         let marks: Vec<_> =
             (0..subjects.len()).map(|column| cells[&(row, column)].0.as_str()).collect();
         let of = match probe.of {
-            Of::Raw => " (raw)",
+            Of::Raw | Of::LaterRaw => " (raw)",
             Of::Sockets => " (sockets)",
-            Of::Both | Of::Later => "",
+            _ => "",
         };
         let name = probe.name.replace('_', " ");
         println!("| {} {name}{of} | {} |", probe.id, marks.join(" | "));

@@ -19,6 +19,9 @@ probes! {
         "U14" ANY a_flood_of_orphans_outwards_stops_nothing_else;
         "U14" ANY a_flood_of_orphans_inwards_stops_nothing_else;
     }
+    LaterByRaw {
+        "U14" ANY the_first_datagram_of_all_may_be_in_many_pieces;
+    }
 }
 
 /// Orders of four pieces.
@@ -41,9 +44,25 @@ fn outside(lab: &Lab, family: Family) -> (UdpSocket, SocketAddr) {
     (udp(&lab.outside, family.outside(2), 9000), SocketAddr::new(family.outside(2), 9000))
 }
 
+/// The ways out and in are found by now, so that it is the pieces alone that a probe is about.
+fn warm_up(inside: &Station, family: Family, peer: SocketAddr, socket: &UdpSocket) -> Verdict {
+    inside.says(inside.at(family, 50_999), peer, b"warm");
+    hears(socket, b"warm", "a datagram in one piece")
+}
+
+fn the_first_datagram_of_all_may_be_in_many_pieces(lab: &Lab, family: Family) -> Verdict {
+    let inside = lab.insider(&format!("c{family:?}"))?;
+    let (socket, peer) = outside(lab, family);
+    for piece in Packet::udp(inside.at(family, 50_700), peer, &data(6)).pieces(600, 61) {
+        inside.wire.send(&piece);
+    }
+    hears(&socket, &data(6), "nine pieces")
+}
+
 fn pieces_go_out_in_any_order(lab: &Lab, family: Family) -> Verdict {
     let inside = lab.insider(&format!("c{family:?}"))?;
     let (socket, peer) = outside(lab, family);
+    warm_up(&inside, family, peer, &socket)?;
     for (n, order) in (1..).zip(ORDERS) {
         let whole = Packet::udp(inside.at(family, 50_000), peer, &data(n));
         let pieces = whole.pieces(1400, u32::try_from(n).unwrap());
@@ -85,6 +104,7 @@ fn pieces_come_in_in_any_order(lab: &Lab, family: Family) -> Verdict {
 fn pieces_that_come_twice_are_one_datagram(lab: &Lab, family: Family) -> Verdict {
     let inside = lab.insider(&format!("c{family:?}"))?;
     let (socket, peer) = outside(lab, family);
+    warm_up(&inside, family, peer, &socket)?;
     let whole = Packet::udp(inside.at(family, 50_200), peer, &data(1));
     let pieces = whole.pieces(1400, 11);
     // RFC 5722 lets an exact copy pass or end the datagram; what must not come is anything else.
@@ -119,6 +139,7 @@ fn overlapping_pieces_are_dropped_on_the_way_out(lab: &Lab, family: Family) -> V
     let inside = lab.insider(&format!("c{family:?}"))?;
     let (socket, peer) = outside(lab, family);
     let from = inside.at(family, 50_300);
+    warm_up(&inside, family, peer, &socket)?;
     for order in [[0, 1, 2, 3], [0, 2, 1, 3], [3, 2, 1, 0]] {
         let pieces = overlapping(from, peer);
         for (n, piece) in order.into_iter().enumerate() {
@@ -151,6 +172,7 @@ fn pieces_of_two_datagrams_are_not_mixed(lab: &Lab, family: Family) -> Verdict {
     let inside = lab.insider(&format!("c{family:?}"))?;
     let (socket, peer) = outside(lab, family);
     let from = inside.at(family, 50_400);
+    warm_up(&inside, family, peer, &socket)?;
     let one = Packet::udp(from, peer, &data(3)).pieces(1400, 41);
     let two = Packet::udp(from, peer, &data(4)).pieces(1400, 42);
     for n in [3, 1, 0, 2] {

@@ -30,6 +30,8 @@ probes! {
     }
     Later {
         "4.5" ANY the_gateway_answers_for_itself_alone;
+    }
+    LaterBySockets {
         "PRODUCT 14" ANY a_traceroute_shows_each_hop;
     }
 }
@@ -390,7 +392,7 @@ fn a_traceroute_shows_each_hop(lab: &Lab, family: Family) -> Verdict {
     let container = lab.container(&format!("c{family:?}"));
     let target = family.outside(2).to_string();
     for way in ["-U", "-I", "-T"] {
-        let args = ["-n", "-q", "1", "-w", "5", "-m", "6", way, &target];
+        let args = ["-n", "-q", "1", "-N", "1", "-w", "5", "-m", "6", way, &target];
         let ended = lab.scene.run_in(&container.netns, "traceroute", args);
         let hops: Vec<_> = ended
             .stdout

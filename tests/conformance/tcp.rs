@@ -29,7 +29,7 @@ probes! {
         "7857-2.2" ANY traffic_after_a_reset_keeps_the_mapping;
         "T2" ANY a_connection_is_picked_up_midway;
     }
-    Later {
+    LaterBySockets {
         "T1" ANY connections_from_one_port_have_one_external_port;
     }
 }
