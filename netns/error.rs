@@ -67,6 +67,44 @@ pub enum Error {
         /// The name.
         ifname: String,
     },
+    /// The host has no interface of this name for the raw uplink.
+    NoSuchUplink {
+        /// The name.
+        ifname: String,
+        /// What it may have been meant to be.
+        near: Option<String>,
+        /// Those that would do.
+        there: Vec<String>,
+    },
+    /// The loopback has no segment behind it.
+    UplinkLoopback {
+        /// The name.
+        ifname: String,
+        /// Those that would do.
+        there: Vec<String>,
+    },
+    /// The interface carries something else than Ethernet frames.
+    UplinkNotEthernet {
+        /// The name.
+        ifname: String,
+        /// What it is, as `<linux/if_arp.h>` has it.
+        kind: String,
+        /// Those that would do.
+        there: Vec<String>,
+    },
+    /// The interface is down.
+    UplinkDown {
+        /// The name.
+        ifname: String,
+    },
+    /// The interface is there and not for us.
+    PacketDenied {
+        /// The name.
+        ifname: String,
+        /// The kernel's answer.
+        #[serde(with = "cause")]
+        source: io::Error,
+    },
     /// The kernel would refuse the name: `dev_valid_name`, `net/core/dev.c`.
     BadInterfaceName {
         /// The name.
@@ -164,6 +202,7 @@ impl Error {
             | Self::EnterNamespace { source, .. }
             | Self::NamedNeedsRoot { source, .. }
             | Self::TunDenied { source }
+            | Self::PacketDenied { source, .. }
             | Self::NoUserNamespace { source, .. }
             | Self::CommandNotExecutable { source, .. }
             | Self::Child { source, .. }
@@ -174,6 +213,10 @@ impl Error {
             | Self::ForeignNamespace { .. }
             | Self::InterfaceExists { .. }
             | Self::NoSuchInterface { .. }
+            | Self::NoSuchUplink { .. }
+            | Self::UplinkLoopback { .. }
+            | Self::UplinkNotEthernet { .. }
+            | Self::UplinkDown { .. }
             | Self::BadInterfaceName { .. }
             | Self::BadNamespaceName { .. }
             | Self::NamespaceExists { .. }
@@ -194,6 +237,7 @@ impl Error {
             Self::NoSuchProcess { .. }
             | Self::NoSuchNamespace { .. }
             | Self::NoSuchInterface { .. }
+            | Self::NoSuchUplink { .. }
             | Self::TunMissing
             | Self::NotTun
             | Self::CommandNotFound { .. } => io::ErrorKind::NotFound,
@@ -201,6 +245,8 @@ impl Error {
                 io::ErrorKind::AlreadyExists
             }
             Self::NotANamespace { .. }
+            | Self::UplinkLoopback { .. }
+            | Self::UplinkNotEthernet { .. }
             | Self::BadInterfaceName { .. }
             | Self::BadNamespaceName { .. } => io::ErrorKind::InvalidInput,
             Self::ForeignNamespace { .. } => io::ErrorKind::PermissionDenied,
@@ -248,6 +294,34 @@ impl fmt::Display for Error {
                 f,
                 "the namespace has no interface {ifname}; `pontoon inspect` shows what it has"
             ),
+            Self::NoSuchUplink { ifname, near, there } => {
+                write!(f, "there is no interface {ifname}")?;
+                match (near, there.is_empty()) {
+                    (_, true) => f.write_str(", nor another with Ethernet frames"),
+                    (None, _) => write!(f, "; those there are: {}", there.join(", ")),
+                    (Some(near), _) => {
+                        write!(f, "; did you mean {near}? Those there are: {}", there.join(", "))
+                    }
+                }
+            }
+            Self::UplinkLoopback { ifname, there } => {
+                write!(f, "{ifname} is the loopback, behind which there is no segment")?;
+                choose(f, there)
+            }
+            Self::UplinkNotEthernet { ifname, kind, there } => {
+                write!(f, "{ifname} carries no Ethernet frames (its type is {kind})")?;
+                choose(f, there)
+            }
+            Self::UplinkDown { ifname } => write!(
+                f,
+                "the interface {ifname} is down; `ip link set {ifname} up` brings it up"
+            ),
+            Self::PacketDenied { ifname, .. } => write!(
+                f,
+                "open a packet socket on {ifname}: not permitted without CAP_NET_RAW; run as root, or \
+                 `sudo setcap cap_net_raw+ep {}`",
+                std::env::current_exe().unwrap_or_else(|_| "pontoon".into()).display()
+            ),
             Self::BadInterfaceName { ifname } => write!(
                 f,
                 "{ifname:?} is no interface name: 1 to 15 octets without '/', ':', '%' or blanks, \
@@ -291,6 +365,11 @@ impl fmt::Display for Error {
             _ => Ok(()),
         }
     }
+}
+
+/// Which would do, if there is any.
+fn choose(f: &mut fmt::Formatter<'_>, there: &[String]) -> fmt::Result {
+    if there.is_empty() { Ok(()) } else { write!(f, "; choose one of {}", there.join(", ")) }
 }
 
 impl std::error::Error for Error {

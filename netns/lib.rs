@@ -11,6 +11,7 @@
 //! ```text
 //!   attach ─▶ child ─▶ job ─▶ inside ─┬─▶ tap | veth ─▶ packet
 //!          (or a thread)  (as data)   └─▶ link ─▶ table ─▶ netlink
+//!   interface ─▶ packet ─▶ filter       the host's own;  watch: what becomes of them
 //!   unshare ─▶ child ─▶ command ────────▶ link     pontoon run and exec;  signals while they run
 //!   target ─▶ named ─▶ namespace ───────▶ link     who is meant, and the descriptor that is it
 //!
@@ -24,8 +25,10 @@ mod command;
 pub mod datagram;
 mod endpoint;
 mod error;
+mod filter;
 mod ifname;
 mod inside;
+mod interface;
 mod ioctl;
 mod job;
 pub mod link;
@@ -42,12 +45,15 @@ mod tap;
 mod target;
 mod unshare;
 mod veth;
+mod watch;
 mod wire;
 
 pub use attach::{add_addresses, add_routes, attach, detach, look, set_gateways, sockets_in};
 pub use child::enter_child_if_asked;
 pub use endpoint::{Endpoint, EndpointConfig, Kind, Opened};
 pub use error::Error;
+pub use filter::{MAX_STATIONS, Take};
+pub use interface::{Facts, Interface as HostInterface, candidates, look_at, open_interface};
 pub use job::SocketKind;
 pub use maker::SocketMaker;
 pub use named::NamedNetns;
@@ -61,3 +67,4 @@ pub use unshare::{
     ExecConfig, Held, Mounts, NewUser, Running, SpawnConfig, exec_in, exit_code,
     spawn_in_new_namespaces, user_namespaces_blocked,
 };
+pub use watch::{LinkEvent, LinkWatch};

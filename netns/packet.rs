@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, send, socket};
 
 use crate::error::Error;
+use crate::filter::{self, Take};
 use crate::ifname::index_of;
 use crate::sockopt;
 
@@ -28,8 +29,14 @@ const BUFFER: libc::c_int = 8 << 20;
 /// [`Error::NoSuchInterface`]; [`Error::Step`] without `CAP_NET_RAW`.
 pub fn packet_sockets(ifname: &str, queues: u16) -> Result<Vec<OwnedFd>, Error> {
     let ifindex = index_of(ifname)?;
-    open(ifindex, queues)
+    open(ifindex, None, queues)
         .map_err(|source| Error::step(format!("open a packet socket on {ifname}"), source))
+}
+
+/// The same, of those frames alone that `take` says. A station's sockets are told no VLAN tag: the frames
+/// they get have none that means a VLAN.
+pub(crate) fn choosing_sockets(ifindex: u32, take: &Take, queues: u16) -> io::Result<Vec<OwnedFd>> {
+    open(ifindex, Some(take), queues)
 }
 
 /// The same on the outer end of a veth pair, sending around its queueing discipline
@@ -44,9 +51,9 @@ pub(crate) fn outer_sockets(ifname: &str, queues: u16) -> Result<Vec<OwnedFd>, E
     Ok(sockets)
 }
 
-fn open(ifindex: u32, queues: u16) -> io::Result<Vec<OwnedFd>> {
+fn open(ifindex: u32, take: Option<&Take>, queues: u16) -> io::Result<Vec<OwnedFd>> {
     let sockets: Vec<OwnedFd> =
-        (0..queues.max(1)).map(|_| open_one(ifindex)).collect::<io::Result<_>>()?;
+        (0..queues.max(1)).map(|_| open_one(ifindex, take)).collect::<io::Result<_>>()?;
     let mut sharing = sockets.iter();
     if let (Some(first), 2..) = (sharing.next(), sockets.len()) {
         // The kernel finds a number for the group that no other program has, and says which.
@@ -64,12 +71,14 @@ fn open(ifindex: u32, queues: u16) -> io::Result<Vec<OwnedFd>> {
     Ok(sockets)
 }
 
-fn open_one(ifindex: u32) -> io::Result<OwnedFd> {
+fn open_one(ifindex: u32, take: Option<&Take>) -> io::Result<OwnedFd> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     // Protocol 0 receives nothing until bound, so no frame of another interface slips in.
     let fd = socket(AddressFamily::Packet, SockType::Raw, flags, None)?;
     sockopt::set_int(&fd, libc::SOL_PACKET, libc::PACKET_VNET_HDR, 1)?;
-    sockopt::set_int(&fd, libc::SOL_PACKET, libc::PACKET_AUXDATA, 1)?;
+    if !matches!(take, Some(Take::Stations(_))) {
+        sockopt::set_int(&fd, libc::SOL_PACKET, libc::PACKET_AUXDATA, 1)?;
+    }
     // Linux 4.20; before it each frame we send comes back to us, and the bridge would learn from it.
     sockopt::set_int(&fd, libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, 1)?;
     for (forced, modest) in
@@ -78,16 +87,32 @@ fn open_one(ifindex: u32) -> io::Result<OwnedFd> {
         sockopt::set_int(&fd, libc::SOL_SOCKET, forced, BUFFER)
             .or_else(|_| sockopt::set_int(&fd, libc::SOL_SOCKET, modest, BUFFER))?;
     }
-    let everything = libc::packet_mreq {
-        mr_ifindex: i32::try_from(ifindex).map_err(io::Error::other)?,
-        #[expect(clippy::cast_possible_truncation, reason = "PACKET_MR_PROMISC is 1")]
-        mr_type: libc::PACKET_MR_PROMISC as libc::c_ushort,
-        mr_alen: 0,
-        mr_address: [0; 8],
-    };
-    sockopt::set(&fd, libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP, &everything)?;
+    if let Some(take) = take {
+        filter::attach(&fd, take)?;
+    }
+    match take {
+        Some(Take::Stations(stations)) => {
+            join(&fd, ifindex, libc::PACKET_MR_ALLMULTI, &[])?;
+            for station in stations {
+                join(&fd, ifindex, libc::PACKET_MR_UNICAST, station)?;
+            }
+        }
+        Some(Take::AllBut(_)) | None => join(&fd, ifindex, libc::PACKET_MR_PROMISC, &[])?,
+    }
     bind(&fd, ifindex)?;
     Ok(fd)
+}
+
+/// Has the interface let in what it would else filter, until `fd` is closed: `PACKET_ADD_MEMBERSHIP`.
+fn join(fd: impl AsFd, ifindex: u32, kind: libc::c_int, station: &[u8]) -> io::Result<()> {
+    let mut membership = libc::packet_mreq {
+        mr_ifindex: i32::try_from(ifindex).map_err(io::Error::other)?,
+        mr_type: libc::c_ushort::try_from(kind).map_err(io::Error::other)?,
+        mr_alen: libc::c_ushort::try_from(station.len()).map_err(io::Error::other)?,
+        mr_address: [0; 8],
+    };
+    membership.mr_address[..station.len()].copy_from_slice(station);
+    sockopt::set(fd, libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP, &membership)
 }
 
 fn bind(fd: impl AsFd, ifindex: u32) -> io::Result<()> {
@@ -122,9 +147,17 @@ const VLAN_TAG: usize = 4;
 /// which plain recv(2) does not. `buf` should hold 10 + 18 + 65535 octets: what does not fit is lost.
 ///
 /// # Errors
-/// `WouldBlock`; `ENETDOWN` once, when the interface went down.
+/// `WouldBlock`; `ENETDOWN` once, when the interface went down, from where it may come back; `ENODEV` once,
+/// when it was deleted or moved to another namespace, and nothing will come any more.
 pub fn recv_frame(fd: impl AsFd, buf: &mut [u8]) -> io::Result<usize> {
-    let (len, tag) = recv_untagged(fd, buf)?;
+    let (len, tag) = recv_untagged(fd.as_fd(), buf).map_err(|err| match err.raw_os_error() {
+        // The kernel says the same of both, but forgets the interface of one that is gone
+        // (packet_notifier, net/packet/af_packet.c).
+        Some(libc::ENETDOWN) if is_bound_to_nothing(fd) => {
+            io::Error::from_raw_os_error(libc::ENODEV)
+        }
+        _ => err,
+    })?;
     match tag {
         Some(tag) if len >= TAG_AT && len + VLAN_TAG <= buf.len() => {
             put_back(tag, buf, len);
@@ -132,6 +165,20 @@ pub fn recv_frame(fd: impl AsFd, buf: &mut [u8]) -> io::Result<usize> {
         }
         _ => Ok(len),
     }
+}
+
+/// Whether the interface a packet socket was bound to is gone.
+fn is_bound_to_nothing(fd: impl AsFd) -> bool {
+    let mut address = mem::MaybeUninit::<libc::sockaddr_ll>::zeroed();
+    let mut octets = libc::socklen_t::try_from(mem::size_of_val(&address)).unwrap_or(0);
+    // SAFETY: `address` has room for `octets` octets, of which the kernel writes no more, and both
+    // outlive the call.
+    let done = unsafe {
+        libc::getsockname(fd.as_fd().as_raw_fd(), address.as_mut_ptr().cast(), &raw mut octets)
+    };
+    // SAFETY: a sockaddr_ll is integers, and all of it was zeroed before the kernel wrote some of it.
+    let address = unsafe { address.assume_init() };
+    done == 0 && address.sll_ifindex == -1
 }
 
 /// What PACKET_AUXDATA puts behind a frame. It is the only control message asked for.

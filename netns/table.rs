@@ -154,7 +154,7 @@ fn names() -> Result<HashMap<u32, String>, Error> {
     Ok(links()?.iter().map(interface).map(|found| (found.ifindex, found.name)).collect())
 }
 
-fn links() -> Result<Vec<LinkMessage>, Error> {
+pub(crate) fn links() -> Result<Vec<LinkMessage>, Error> {
     let ask = RouteNetlinkMessage::GetLink(LinkMessage::default());
     Ok(dump("read the interfaces", ask)?
         .into_iter()

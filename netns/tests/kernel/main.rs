@@ -12,6 +12,7 @@ mod lab;
 mod names;
 mod older;
 mod rootless;
+mod uplinks;
 
 use std::ffi::OsString;
 use std::os::unix::fs::PermissionsExt;
@@ -43,17 +44,18 @@ fn main() -> ExitCode {
         return older::attach_under(&kernel);
     }
     if std::env::var_os(ROOTLESS).is_some() {
-        return run("rootless", rootless::CASES, &wanted);
+        return run("rootless", &[rootless::CASES, uplinks::ROOTLESS].concat(), &wanted);
     }
     if !nix::unistd::geteuid().is_root() {
         // What needs no root is seen as the user we are; the rest as root of a user namespace.
-        let first = run("rootless", rootless::CASES, &wanted);
+        let first = run("rootless", &[rootless::CASES, uplinks::ROOTLESS].concat(), &wanted);
         let second = as_root_of_a_user_namespace();
         return if first == ExitCode::SUCCESS { second } else { first };
     }
     // Before any thread: a mount namespace is shared by all of a process's.
     own_mounts();
-    let cases = [endpoints::CASES, older::CASES, names::CASES, commands::CASES].concat();
+    let cases =
+        [endpoints::CASES, older::CASES, names::CASES, commands::CASES, uplinks::CASES].concat();
     let first = run("root", &cases, &wanted);
     netns::named::create("of-root").expect("something nobody may not enter");
     let second = as_nobody(&wanted);

@@ -48,7 +48,7 @@ pub struct PresenceConfig {
     pub seed: u64,
 }
 
-/// What became of a frame shown to a [`Presence`].
+/// What became of a frame shown to a [`Presence`](super::Presence).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Heard {
@@ -124,11 +124,11 @@ pub enum Change {
         /// What was done about it.
         settled: Settled,
     },
-    /// [`Presence::routes`] are others.
+    /// [`Presence::routes`](super::Presence::routes) are others.
     Routes,
-    /// [`Presence::dns`] are others.
+    /// [`Presence::dns`](super::Presence::dns) are others.
     Dns,
-    /// [`Presence::mtu`] is another.
+    /// [`Presence::mtu`](super::Presence::mtu) is another.
     Mtu,
 }
 
