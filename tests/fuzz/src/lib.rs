@@ -11,11 +11,13 @@
 mod frame;
 mod nat;
 mod offload;
+mod presence;
 pub mod runner;
 
 pub use frame::frame;
 pub use nat::nat;
 pub use offload::offload;
+pub use presence::presence;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -49,5 +51,10 @@ mod tests {
     #[test]
     fn nat_holds() {
         holds(crate::runner::NAT);
+    }
+
+    #[test]
+    fn presence_holds() {
+        holds(crate::runner::PRESENCE);
     }
 }

@@ -33,6 +33,9 @@ pub const FRAME: Target = Target { name: "frame", run: crate::frame };
 /// Both hooks of the NAT.
 pub const NAT: Target = Target { name: "nat", run: crate::nat };
 
+/// The station on a segment.
+pub const PRESENCE: Target = Target { name: "presence", run: crate::presence };
+
 /// How long to run, on what.
 #[derive(Clone, Debug, Default)]
 pub struct Plan {
