@@ -41,8 +41,10 @@ enum Keeper {
 #[derive(Debug, Default)]
 struct Kept {
     tracking: Mutex<Tracking>,
-    /// The external port it is shown with.
+    /// The external port its inside end is shown with.
     mapping: Option<Arc<Mapping>>,
+    /// That of its other end, if both are inside.
+    behind: Option<Arc<Mapping>>,
 }
 
 /// What is followed of a flow's packets, besides its state.
@@ -63,7 +65,8 @@ impl Keeper {
         };
         match owner {
             Owner::NONE => {
-                let kept = Kept { tracking: Mutex::new(tracking), mapping: None };
+                let tracking = Mutex::new(tracking);
+                let kept = Kept { tracking, mapping: None, behind: None };
                 Self::Conntrack(Box::new(kept))
             }
             owner => Self::Owner(AtomicU64::new(owner.0)),
@@ -73,6 +76,8 @@ impl Keeper {
 
 /// A rule has chosen the destination. Beside the marks that decide about idle times.
 const BY_RULE: u8 = 1 << 4;
+/// It was said, and whom it was said to does not let it in.
+const KNOCKS: u8 = 1 << 5;
 
 /// One tracked flow.
 #[derive(Debug)]
@@ -176,6 +181,30 @@ impl Entry {
         self
     }
 
+    /// The same flow between two that are inside, which holds the mapping of whom it leads to as well.
+    #[must_use]
+    pub(crate) fn leading_to(mut self, held: Arc<Mapping>) -> Self {
+        let shown = self.reply.dst.addr;
+        if let Keeper::Conntrack(kept) = &mut self.keeper {
+            held.join(shown);
+            kept.behind = Some(held);
+        }
+        self
+    }
+
+    /// The same flow, which leads nowhere yet: its sender has spoken to an external address and port whose owner
+    /// has not spoken to its. It lets the answer in (RFC 4787 §5).
+    #[must_use]
+    pub(crate) fn knocking(self) -> Self {
+        self.marks.fetch_or(KNOCKS, Relaxed);
+        self
+    }
+
+    /// Whether it leads nowhere yet: between containers, before the other one has spoken, too.
+    pub fn knocks(&self) -> bool {
+        self.marks.load(Relaxed) & KNOCKS != 0
+    }
+
     /// The same flow, counted against `account`.
     pub(crate) const fn charged_to(mut self, account: Account) -> Self {
         self.account = account;
@@ -186,6 +215,14 @@ impl Entry {
     pub fn mapping(&self) -> Option<&Arc<Mapping>> {
         match &self.keeper {
             Keeper::Conntrack(kept) => kept.mapping.as_ref(),
+            Keeper::Owner(_) => None,
+        }
+    }
+
+    /// The mapping of whom it leads to, if both are inside.
+    pub fn leads_to(&self) -> Option<&Arc<Mapping>> {
+        match &self.keeper {
+            Keeper::Conntrack(kept) => kept.behind.as_ref(),
             Keeper::Owner(_) => None,
         }
     }
@@ -418,8 +455,12 @@ impl Entry {
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        if let Some(mapping) = self.mapping() {
+        let Keeper::Conntrack(kept) = &self.keeper else { return };
+        if let Some(mapping) = &kept.mapping {
             mapping.part(self.remote());
+        }
+        if let Some(mapping) = &kept.behind {
+            mapping.part(self.reply.dst.addr);
         }
     }
 }

@@ -22,6 +22,7 @@ use crate::rules::Rules;
 use crate::timeouts::Timeouts;
 use crate::tuple::Tuple;
 use crate::unsolicited::Unsolicited;
+use crate::why::{Hook, Note};
 use crate::zone::{Account, Owner, Zone};
 
 /// Who from outside may answer an inside address and port (RFC 4787 §5).
@@ -244,6 +245,45 @@ impl Nat {
         self.npt.store(Arc::new(npt));
     }
 
+    /// Why a flow is translated as it is: what its first packet would be told of rules and mappings by now, and
+    /// what becomes of it. Nothing, if it is not.
+    pub fn explain(&self, entry: &Entry) -> Vec<Note> {
+        let Entry { zone, original, reply, .. } = entry;
+        let mut notes = Vec::new();
+        if !entry.translated() || entry.nat() != self.uplink {
+            return notes;
+        }
+        let rules = self.rules();
+        if let Some((number, rule)) = rules.destination(*zone, original).filter(|_| entry.by_rule())
+        {
+            let text = rule.to_string();
+            notes.push(Note::Rule { hook: Hook::Prerouting, number, text });
+        }
+        let led = Tuple { dst: reply.src, ..*original };
+        let inside = entry.leads_to().or(entry.mapping());
+        if let Some(mapping) = inside.filter(|mapping| mapping.external() == original.dst) {
+            let (external, inside) = (mapping.external(), mapping.inside().at);
+            notes.push(Note::Behind { external, inside });
+        }
+        let hairpin = reply.dst.addr != original.src.addr && original.dst.addr != reply.src.addr;
+        if hairpin {
+            notes.push(Note::Hairpin);
+        }
+        let to = if hairpin { self.uplink } else { entry.reply_zone() };
+        if let Some((number, rule)) = rules.source(*zone, to, &led)
+            && reply.dst.addr != original.src.addr
+        {
+            let text = rule.to_string();
+            notes.push(Note::Rule { hook: Hook::Postrouting, number, text });
+        }
+        if let Some(mapping) = entry.mapping().filter(|mapping| mapping.external() == reply.dst) {
+            let (inside, external) = (mapping.inside().at, mapping.external());
+            notes.push(Note::Mapped { inside, external });
+        }
+        notes.push(Note::Translated { from: *original, to: reply.inverse() });
+        notes
+    }
+
     /// The rules in force, for listings.
     #[must_use]
     pub fn rules(&self) -> Arc<Rules> {
@@ -311,7 +351,8 @@ impl Nat {
     pub fn due(&self, now: Instant) -> Option<(Zone, Vec<u8>)> {
         loop {
             let waiting = self.waiting().due(now)?;
-            if self.conntrack.find(waiting.zone, waiting.tuple, now).is_none() {
+            let found = self.conntrack.find(waiting.zone, waiting.tuple, now);
+            if found.is_none_or(|(_, entry)| entry.knocks()) {
                 return Some((waiting.zone, waiting.quoted));
             }
         }

@@ -8,7 +8,7 @@
 //! - what is remembered: [`state`], [`window`] (a TCP connection) and [`sctp`], [`timeouts`], [`entry`] (a flow),
 //!   `index`, `roll` and [`conntrack`] (all flows; who pays when there are too many), `pool` and
 //!   [`mapping`] (external ports);
-//! - what becomes of it: [`rules`], [`npt`], [`hooks`], [`passage`], `prerouting`, `postrouting`,
+//! - what becomes of it: [`rules`], [`npt`], [`hooks`], [`passage`], `prerouting`, `postrouting`, `shown`,
 //!   `unsolicited`, [`refused`] and [`why`] (in words);
 //! - how it is rewritten, where it lies ([`buffer`]): [`checksum`], `crc`, `rewrite`, `icmp`, `tcp`, `siit`.
 //!
@@ -41,6 +41,7 @@ mod rewrite;
 mod roll;
 pub mod rules;
 pub mod sctp;
+mod shown;
 mod siit;
 pub mod state;
 mod tcp;
@@ -57,7 +58,7 @@ pub use entry::Entry;
 pub use fragments::{Gathered, Whole};
 pub use headers::Headers;
 pub use hooks::{Config, Egress, Filtering, Ingress, Nat};
-pub use mapping::{External, Inside, Mapping, Mappings, NoMapping};
+pub use mapping::{External, Inside, Mapping, Mappings, NoMapping, Place};
 pub use npt::Npt;
 pub use passage::Passage;
 pub use postrouting::Sent;

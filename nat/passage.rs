@@ -60,6 +60,8 @@ pub(crate) enum Via {
     Straight,
     /// By a rule.
     Rule,
+    /// By a prefix translated without state, for a sender that has none.
+    Prefix,
     /// By the mapping of an inside address and port.
     Mapping(Arc<Mapping>),
 }

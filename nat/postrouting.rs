@@ -4,8 +4,6 @@
 //! both its tuples are known. Every refusal leaves the packet as its sender sent it and gives back what
 //! was leased on the way.
 
-use std::net::{IpAddr, Ipv4Addr};
-use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use smoltcp::time::Instant;
@@ -15,18 +13,18 @@ use crate::conntrack::InsertError;
 use crate::entry::Entry;
 use crate::fragments;
 use crate::headers::{Body, Headers};
-use crate::hooks::{Egress, Nat};
+use crate::hooks::{Egress, Ingress, Nat};
 use crate::mapping::{self, External, Inside, Mapping, NoMapping};
 use crate::passage::{Passage, Standing, Via, renumber};
 use crate::prerouting::{associate, move_dccp, track};
 use crate::refused::{Reason, Refused};
 use crate::rewrite;
-use crate::rules::{Source, moved};
+use crate::shown::{Shown, nth_v4};
 use crate::siit;
 use crate::state::Direction;
 use crate::tcp;
 use crate::tuple::{DCCP, Protocol, SCTP, TransportAddr, Tuple};
-use crate::why::{Hook, Note, Notes};
+use crate::why::{Note, Notes};
 use crate::zone::{Account, Owner, Zone};
 
 /// How a packet leaves.
@@ -169,11 +167,13 @@ impl Nat {
             to.dst.port = src.port;
         }
         let by_rule = matches!(via, Via::Rule);
-        let lease = lease.or(match via {
+        let behind = match via {
             Via::Mapping(mapping) => Some(mapping),
-            Via::Straight | Via::Rule => None,
-        });
-        let flow = Flow { came, to, account, lease, by_rule, answered_in: egress.zone };
+            Via::Straight | Via::Rule | Via::Prefix => None,
+        };
+        let (lease, behind) = if lease.is_some() { (lease, behind) } else { (behind, None) };
+        let answered_in = egress.zone;
+        let flow = Flow { came, to, account, lease, behind, by_rule, knocks: false, answered_in };
         let entry = self.enter(packet.octets(), passage, flow, now)?;
         let (_, answer) = entry.named(Direction::Reply);
         self.retuple(packet, passage, &answer.inverse(), notes)?;
@@ -189,7 +189,7 @@ impl Nat {
         flow: Flow,
         now: Instant,
     ) -> Result<Arc<Entry>, Refused> {
-        let Flow { came, to, account, lease, by_rule, answered_in } = flow;
+        let Flow { came, to, account, lease, behind, by_rule, knocks, answered_in } = flow;
         let zone = passage.ingress.zone;
         let from_inside =
             if passage.ingress.inside { Direction::Original } else { Direction::Reply };
@@ -204,6 +204,12 @@ impl Nat {
                 .ruled(by_rule);
             if let Some(lease) = &lease {
                 entry = entry.holding(Arc::clone(lease));
+            }
+            if let Some(behind) = &behind {
+                entry = entry.leading_to(Arc::clone(behind));
+            }
+            if knocks {
+                entry = entry.knocking();
             }
             match headers.protocol {
                 Protocol::Tcp => {
@@ -230,6 +236,8 @@ impl Nat {
                 return Err(refused);
             }
             // With the same flow, if another worker was quicker with its first packet.
+            self.let_in(zone, came, now);
+            self.let_in(answered_in, answer, now);
             if let Some((Direction::Original, entry)) = self.conntrack.find(zone, came, now)
                 && entry.owner() == Owner::NONE
             {
@@ -242,78 +250,43 @@ impl Nat {
         })
     }
 
-    /// What the source is shown as.
-    fn source<N: Notes>(
+    /// Forgets that somebody knocks with that tuple, now that a flow of that name leads somewhere.
+    fn let_in(&self, zone: Zone, tuple: Tuple, now: Instant) {
+        if let Some((_, entry)) = self.conntrack.find(zone, tuple, now)
+            && entry.knocks()
+        {
+            self.conntrack.remove(&entry);
+        }
+    }
+
+    /// Enters that a container has spoken to an external address and port of ours whose owner does not let it
+    /// in: the owner may answer now, as it could if both were behind NATs of their own (RFC 4787 §5, §6). There
+    /// may be no room for it; then nothing is entered.
+    pub(crate) fn knock(
         &self,
+        packet: &[u8],
         passage: &Passage,
-        (came, tuple): (&Tuple, &Tuple),
-        egress: &Egress<'_>,
-        notes: &mut N,
-    ) -> Result<Shown, Refused> {
-        let ingress = passage.ingress;
-        // Inside to inside by an external address: the answer must come back the same way, so the
-        // source shows the address it has outside (RFC 4787 REQ-9a), by default the one it speaks to.
-        let hairpin = ingress.inside && egress.inside && came.dst.addr != tuple.dst.addr;
-        if hairpin && N::ASKED {
-            notes.note(Note::Hairpin);
-        }
-        let zone = if hairpin { self.uplink() } else { egress.zone };
-        let itself = External { zone, addr: came.dst.addr };
-        let rules = self.rules();
-        let Some((number, rule)) = rules.source(ingress.zone, zone, tuple) else {
-            if N::ASKED {
-                notes.note(Note::NoRule(Hook::Postrouting));
-            }
-            return Ok(if hairpin { Self::by(itself, tuple) } else { Shown::AsIs });
+        tuple: Tuple,
+        external: External,
+        now: Instant,
+    ) {
+        let Ingress { zone, account, .. } = passage.ingress;
+        let inside = Inside { zone, protocol: tuple.protocol, at: tuple.src };
+        let Ok(lease) = self.lease(inside, external, account, now) else { return };
+        let to = Tuple { src: lease.external(), ..tuple };
+        let (lease, behind, answered_in) = (Some(lease), None, self.uplink());
+        let flow = Flow {
+            came: tuple,
+            to,
+            account,
+            lease,
+            behind,
+            by_rule: false,
+            knocks: true,
+            answered_in,
         };
-        rule.count(passage.headers.end);
-        if N::ASKED {
-            let text = rule.to_string();
-            notes.note(Note::Rule { hook: Hook::Postrouting, number, text });
-        }
-        match &rule.action {
-            Source::Keep | Source::Masquerade if hairpin => Ok(Self::by(itself, tuple)),
-            Source::Keep => Ok(Shown::AsIs),
-            Source::Masquerade => {
-                let v6 = tuple.src.addr.is_ipv6();
-                let addr = egress.addresses.iter().find(|addr| addr.is_ipv6() == v6);
-                let addr = *addr.ok_or(Refused::telling(Reason::NoAddress))?;
-                Ok(Self::by(External { zone, addr }, tuple))
-            }
-            Source::To(range) => {
-                let addr = self.paired(range, tuple.src.addr);
-                let addr = addr.ok_or(Refused::telling(Reason::NoAddress))?;
-                Ok(Self::by(External { zone, addr }, tuple))
-            }
-            Source::Prefix(outside) => {
-                let addr = moved(tuple.src.addr, outside);
-                Ok(Shown::Moved(addr.ok_or(Refused::telling(Reason::NoAddress))?))
-            }
-        }
-    }
-
-    /// By a mapping, if the protocol has anything to map; else by the address alone.
-    fn by(external: External, tuple: &Tuple) -> Shown {
-        if tuple.protocol.has_mappings() {
-            Shown::By(external)
-        } else {
-            Shown::Moved(external.addr)
-        }
-    }
-
-    /// One of a range of addresses, always the same for the same container (RFC 4787 REQ-2).
-    fn paired(&self, range: &RangeInclusive<IpAddr>, inside: IpAddr) -> Option<IpAddr> {
-        let chosen = self.mappings.keyed(|hasher| mapping::write(hasher, inside));
-        match (range.start(), range.end(), inside) {
-            (IpAddr::V4(first), IpAddr::V4(last), IpAddr::V4(_)) => {
-                Some(nth_v4(*first, *last, chosen).into())
-            }
-            (IpAddr::V6(first), IpAddr::V6(last), IpAddr::V6(_)) => {
-                let span = (last.to_bits().saturating_sub(first.to_bits())).saturating_add(1);
-                Some(IpAddr::V6((first.to_bits() + u128::from(chosen) % span).into()))
-            }
-            _ => None,
-        }
+        // Whatever is in the way, the packet is refused for another reason.
+        let _ = self.enter(packet, passage, flow, now);
     }
 
     fn lease(
@@ -363,7 +336,8 @@ impl Nat {
             to.dst.port = external.port;
         }
         let lease = Some(lease);
-        let flow = Flow { came, to, account, lease, by_rule: true, answered_in: zone };
+        let (behind, by_rule, knocks, answered_in) = (None, true, false, zone);
+        let flow = Flow { came, to, account, lease, behind, by_rule, knocks, answered_in };
         let entry = self.enter(packet.octets(), passage, flow, now)?;
         let (_, answer) = entry.named(Direction::Reply);
         let changed = self.retuple(packet, passage, &answer.inverse(), notes);
@@ -423,13 +397,6 @@ impl Nat {
     }
 }
 
-/// What a source is shown as.
-enum Shown {
-    AsIs,
-    Moved(IpAddr),
-    By(External),
-}
-
 /// A flow about to be entered.
 struct Flow {
     /// As its first packet came.
@@ -438,7 +405,10 @@ struct Flow {
     to: Tuple,
     account: Account,
     lease: Option<Arc<Mapping>>,
+    /// The mapping of whom it leads to, if its sender has one, too.
+    behind: Option<Arc<Mapping>>,
     by_rule: bool,
+    knocks: bool,
     answered_in: Zone,
 }
 
@@ -456,11 +426,4 @@ fn segment_len(packet: &[u8], headers: &Headers, segment: u16) -> usize {
         _ => 8,
     };
     headers.end.min(headers.transport + header + usize::from(segment))
-}
-
-/// One of a range of addresses.
-fn nth_v4(first: Ipv4Addr, last: Ipv4Addr, chosen: u64) -> Ipv4Addr {
-    let span = u64::from(last.to_bits().saturating_sub(first.to_bits())) + 1;
-    let nth = u32::try_from(chosen % span).unwrap_or(0);
-    Ipv4Addr::from_bits(first.to_bits() + nth)
 }

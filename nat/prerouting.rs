@@ -13,6 +13,7 @@ use crate::entry::Entry;
 use crate::headers::{Body, Headers};
 use crate::hooks::{Config, Filtering, Ingress, Nat};
 use crate::icmp;
+use crate::mapping::{External, Inside};
 use crate::passage::{Passage, Standing, Via};
 use crate::refused::{Reason, Refused};
 use crate::rewrite::{self, Undone};
@@ -21,10 +22,10 @@ use crate::sctp;
 use crate::siit;
 use crate::state::{Direction, TcpState};
 use crate::tcp;
-use crate::tuple::{DCCP, Protocol, SCTP, Tuple};
+use crate::tuple::{DCCP, Protocol, SCTP, TransportAddr, Tuple};
 use crate::why::{Hook, Note, Notes};
 use crate::window::{Believed, Segment};
-use crate::zone::Owner;
+use crate::zone::{Owner, Zone};
 
 impl Nat {
     /// Takes a whole packet that came in by `ingress`, from its IP header on, and rewrites it as far as
@@ -64,16 +65,23 @@ impl Nat {
         {
             return Err(Refused::silently(Reason::BadChecksum));
         }
-        if self.enter_prefix(packet.octets_mut(), &mut passage) {
-            return Ok(passage);
-        }
         let Some(tuple) = passage.came else {
             if headers.body == Body::Error {
-                self.related(packet, &mut passage, now, notes)?;
+                let related = self.related(packet, &mut passage, now, notes);
+                // What is translated without state is related to nothing that is known.
+                if related.is_err() && !self.enter_prefix(packet.octets_mut(), &mut passage) {
+                    related?;
+                }
+            } else {
+                self.enter_prefix(packet.octets_mut(), &mut passage);
             }
             return Ok(passage);
         };
         match self.conntrack.find(ingress.zone, tuple, now) {
+            // Perhaps it is let in by now. If not, it goes on knocking.
+            Some((_, entry)) if entry.knocks() => {
+                self.destination(packet, &mut passage, tuple, now, notes)?;
+            }
             Some((direction, entry)) => {
                 if N::ASKED {
                     notes.note(Note::Flow { tuple, direction, state: entry.state() });
@@ -89,13 +97,18 @@ impl Nat {
         Ok(passage)
     }
 
-    /// Prefixes translated without state come first: who has one needs no flow.
+    /// Prefixes translated without state: who has one needs no flow, unless a rule or another's flow says so.
+    /// Between two that are inside, both must have one.
     fn enter_prefix(&self, packet: &mut [u8], passage: &mut Passage) -> bool {
         let Passage { headers, ingress, .. } = passage;
         let prefixes = if headers.v6() { self.prefixes() } else { None };
         for npt in prefixes.iter().flat_map(|prefixes| prefixes.iter()) {
             let here = ingress.inside || npt.zone == ingress.zone;
             if here && npt.shows(headers.dst) {
+                let mut all = prefixes.iter().flat_map(|prefixes| prefixes.iter());
+                if ingress.inside && !all.any(|npt| npt.hides(headers.src)) {
+                    return false;
+                }
                 let Some(entered) = npt.enter(packet, headers) else { continue };
                 *headers = entered;
                 // Both ends are inside: the source shows its outside address, too.
@@ -217,7 +230,7 @@ impl Nat {
         let tuple = quoted.tuple().ok_or(unrelated)?;
         // It travels as an answer to the quoted packet would.
         let found = self.conntrack.find(passage.ingress.zone, tuple.inverse(), now);
-        let (direction, entry) = found.ok_or(unrelated)?;
+        let (direction, entry) = found.filter(|(_, entry)| !entry.knocks()).ok_or(unrelated)?;
         if entry.owner() != Owner::NONE {
             passage.standing = Standing::Known(entry, direction);
             return Ok(());
@@ -250,11 +263,16 @@ impl Nat {
         if N::ASKED {
             notes.note(Note::New { tuple });
         }
-        let syn = self.opens(packet.octets(), &passage.headers)?;
         let rules = self.rules();
         let zone = passage.ingress.zone;
         let account = passage.ingress.account;
-        if let Some((number, rule)) = rules.destination(zone, &tuple) {
+        let ruled = rules.destination(zone, &tuple);
+        let moves = ruled.is_some_and(|(_, rule)| rule.action != Destination::Keep);
+        if !moves && self.enter_prefix(packet.octets_mut(), passage) {
+            return Ok(());
+        }
+        let syn = self.opens(packet.octets(), &passage.headers)?;
+        if let Some((number, rule)) = ruled {
             rule.count(passage.headers.end);
             if N::ASKED {
                 let text = rule.to_string();
@@ -278,42 +296,63 @@ impl Nat {
         if N::ASKED {
             notes.note(Note::NoRule(Hook::Prerouting));
         }
+        if let Some(inward) = self.behind_prefix(passage) {
+            let to = Tuple { dst: TransportAddr::new(inward, tuple.dst.port), ..tuple };
+            self.retuple(packet, passage, &to, notes)?;
+            passage.standing = Standing::New { account, via: Via::Prefix };
+            return Ok(());
+        }
         let outside = if passage.ingress.inside { self.uplink() } else { passage.ingress.zone };
         let Some(mapping) = self.mappings.behind(outside, tuple.protocol, tuple.dst) else {
             passage.standing = Standing::New { account, via: Via::Straight };
             return Ok(());
         };
         let answer = matches!(passage.headers.body, Body::Query { .. });
+        let inside = mapping.inside();
+        let led = Tuple { dst: inside.at, ..tuple };
+        // Between containers: what the sender is shown with.
+        let shown = self.shown_inside(zone, &led, tuple.dst.addr);
         let may = match self.settings().filtering {
             Filtering::EndpointIndependent => true,
-            Filtering::AddressDependent => mapping.speaks_to(self.seen_as(passage, &tuple)),
+            Filtering::AddressDependent if passage.ingress.inside => mapping.speaks_to(shown.addr),
+            Filtering::AddressDependent => mapping.speaks_to(tuple.src.addr),
+            // From outside it would be a known flow's.
             Filtering::AddressAndPortDependent => {
-                passage.ingress.inside && {
-                    // Between containers the external port is not known yet: the address decides.
-                    mapping.speaks_to(self.seen_as(passage, &tuple))
-                }
+                passage.ingress.inside && self.is_knocked_by(&tuple, zone, shown, now)
             }
         };
         if !may || answer || (passage.headers.protocol == Protocol::Tcp && !syn) {
             if syn {
                 self.hold_unsolicited(zone, tuple, packet.octets(), now);
             }
+            if passage.ingress.inside && (syn || (!answer && tuple.protocol != Protocol::Tcp)) {
+                self.knock(packet.octets(), passage, tuple, shown, now);
+            }
             return Err(Refused::silently(Reason::Filtered(tuple.dst)));
         }
-        let inside = mapping.inside();
         if N::ASKED {
             notes.note(Note::Behind { external: tuple.dst, inside: inside.at });
         }
-        self.retuple(packet, passage, &Tuple { dst: inside.at, ..tuple }, notes)?;
+        self.retuple(packet, passage, &led, notes)?;
         let account = mapping.account();
         passage.standing = Standing::New { account, via: Via::Mapping(mapping) };
         Ok(())
     }
 
-    /// The address a packet's sender is shown with outside.
-    fn seen_as(&self, passage: &Passage, tuple: &Tuple) -> IpAddr {
-        // Between containers behind one address, that is the address they speak to.
-        if passage.ingress.inside { tuple.dst.addr } else { tuple.src.addr }
+    /// Whether whom a packet is for has spoken to the very address and port its sender has outside.
+    fn is_knocked_by(&self, tuple: &Tuple, zone: Zone, shown: External, now: Instant) -> bool {
+        let inside = Inside { zone, protocol: tuple.protocol, at: tuple.src };
+        let Some(own) = self.mappings.of(inside, shown) else { return false };
+        let knock = Tuple { src: own.external(), ..*tuple };
+        let found = self.conntrack.find(self.uplink(), knock, now);
+        found.is_some_and(|(_, entry)| entry.knocks())
+    }
+
+    /// The inside address behind an outside one of a prefix, for a sender that is inside itself.
+    fn behind_prefix(&self, passage: &Passage) -> Option<IpAddr> {
+        let prefixes = self.prefixes().filter(|_| passage.ingress.inside)?;
+        let dst = passage.headers.dst;
+        prefixes.iter().find_map(|npt| npt.inward(dst)).map(IpAddr::from)
     }
 
     /// Whether a TCP packet is a SYN; false for other protocols.

@@ -3,9 +3,12 @@
 //! Packets are built and every packet that comes out is checked by pnet, a second codec. Time is a number.
 
 mod family;
+mod hairpin;
 mod icmp;
+mod identity;
 mod lab;
 mod limits;
+mod listings;
 mod offload;
 mod pieces;
 mod properties;

@@ -7,7 +7,7 @@ use nat::{Account, Config, Conntrack, Filtering, Ingress, NoNotes, Profile, Prot
 use proptest::prelude::*;
 
 use crate::lab::{EXTERNAL, EXTERNAL6, Lab, UPLINK, publish};
-use crate::wire::{ACK, FIN_ACK, RST, SYN, SYN_ACK, control, echo, error, read, udp};
+use crate::wire::{ACK, FIN_ACK, RST, SYN, SYN_ACK, control, echo, error, ip, read, udp};
 
 /// One thing that happens.
 #[derive(Clone, Debug)]
@@ -37,6 +37,12 @@ enum Event {
     Wait(u16),
     Expire,
     Lost,
+    /// Other ports are published, or none.
+    Rules(u8),
+    /// A container is gone.
+    Gone(u8),
+    /// Another quota of mappings, and another filtering.
+    Config(usize),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -46,6 +52,8 @@ enum Kind {
     Echo,
     Echo6,
     Tcp(u8),
+    Sctp(u8),
+    Gre,
 }
 
 fn kind() -> impl Strategy<Value = Kind> {
@@ -56,6 +64,8 @@ fn kind() -> impl Strategy<Value = Kind> {
         1 => Just(Kind::Echo),
         1 => Just(Kind::Echo6),
         3 => flags.prop_map(Kind::Tcp),
+        1 => prop::sample::select(vec![1, 4, 6, 8, 0]).prop_map(Kind::Sctp),
+        1 => Just(Kind::Gre),
     ]
 }
 
@@ -71,6 +81,9 @@ fn event() -> impl Strategy<Value = Event> {
         2 => prop_oneof![0..20u16, 100..400u16].prop_map(Event::Wait),
         2 => Just(Event::Expire),
         1 => Just(Event::Lost),
+        1 => (0..3u8).prop_map(Event::Rules),
+        1 => (2..6u8).prop_map(Event::Gone),
+        1 => (1..6usize).prop_map(Event::Config),
     ]
 }
 
@@ -85,6 +98,14 @@ fn packet(from: (&str, &str), to: (&str, &str), ports: (u16, u16), kind: Kind) -
         Kind::Echo => echo(from.0, to.0, ports.0, false),
         Kind::Echo6 => echo(from.1, to.1, ports.0, false),
         Kind::Tcp(flags) => control(&src, &dst, flags, 100, 500),
+        Kind::Sctp(chunk) => {
+            let tag = if chunk == 1 { 0 } else { 7 };
+            let words =
+                [ports.0.to_be_bytes(), ports.1.to_be_bytes(), [0, 0], [0, tag], [0; 2], [0; 2]];
+            let octets = [&words.concat()[..], &[chunk, 0, 0, 8, 0, 0, 0, 9]].concat();
+            ip(from.0.parse().unwrap(), to.0.parse().unwrap(), 132, &octets)
+        }
+        Kind::Gre => ip(from.0.parse().unwrap(), to.0.parse().unwrap(), 47, b"payload"),
     }
 }
 
@@ -110,6 +131,11 @@ fn happen(lab: &mut Lab, events: &[Event]) {
                     }
                     Some(seen) if seen.protocol == 6 => {
                         control(&seen.dst.to_string(), &seen.src.to_string(), SYN_ACK, 500, 101)
+                    }
+                    Some(seen) if [47, 132].contains(&seen.protocol) => {
+                        let mut body = seen.body.clone();
+                        body[..4].rotate_left(if seen.protocol == 132 { 2 } else { 0 });
+                        ip(seen.dst.ip(), seen.src.ip(), seen.protocol, &body)
                     }
                     Some(seen) => {
                         let ip = |addr: SocketAddr| addr.ip().to_string();
@@ -149,6 +175,28 @@ fn happen(lab: &mut Lab, events: &[Event]) {
                 lab.nat.forget_address(nat::External { zone: UPLINK, addr });
                 last = None;
             }
+            Event::Rules(which) => {
+                let to = ["172.18.0.3:53", "172.18.0.4:53"].get(usize::from(*which));
+                let rules = to.map(|to| publish(Protocol::Udp, 80..=80, to));
+                lab.nat.set_rules(nat::Rules::new(
+                    rules.into_iter().collect(),
+                    vec![crate::lab::masquerade()],
+                ));
+            }
+            Event::Gone(host) => {
+                for addr in [format!("172.18.0.{host}"), format!("fd00:18::{host}")] {
+                    lab.nat.forget_inside(crate::lab::NET, addr.parse().unwrap());
+                }
+            }
+            Event::Config(quota) => {
+                let filtering = [
+                    Filtering::EndpointIndependent,
+                    Filtering::AddressDependent,
+                    Filtering::AddressAndPortDependent,
+                ][quota % 3];
+                let config = (*lab.nat.config()).clone();
+                lab.nat.set_config(Config { filtering, max_mappings_of_account: *quota, ..config });
+            }
         }
         unique(lab);
     }
@@ -165,7 +213,7 @@ fn unique(lab: &Lab) {
         assert!(names.insert(original.clone()), "{original} twice");
         // Who speaks to itself has one name for both ways.
         assert!(original == reply || names.insert(reply.clone()), "{reply} twice");
-        if let Some(mapping) = flow.mapping() {
+        for mapping in flow.mapping().into_iter().chain(flow.leads_to()) {
             let external = (mapping.inside().protocol, mapping.external());
             shown.insert((external, format!("{:?}", mapping.inside())));
         }
