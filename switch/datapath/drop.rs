@@ -108,6 +108,8 @@ reasons! {
     ErrorLimit = "error_limit",
     /// A TCP segment that cannot belong to its connection, by what its other side has said.
     Invalid = "invalid",
+    /// An SCTP packet whose tag is not its association's (RFC 9260 §8.5).
+    WrongTag = "wrong_tag",
     /// An ICMP error that quotes no packet of a flow.
     Unrelated = "unrelated",
     /// Every external port of its range is held (RFC 5508 REQ-8).
@@ -139,7 +141,8 @@ impl From<nat::Reason> for DropReason {
         match reason {
             Reason::Malformed => Self::Malformed,
             Reason::BadChecksum => Self::BadL4Checksum,
-            Reason::Invalid(_) | Reason::WrongTag(_) => Self::Invalid,
+            Reason::Invalid(_) => Self::Invalid,
+            Reason::WrongTag(_) => Self::WrongTag,
             Reason::NoFlow => Self::NoFlow,
             Reason::Filtered(_) => Self::Filtered,
             Reason::Unrelated => Self::Unrelated,
@@ -172,6 +175,32 @@ mod tests {
             assert_eq!(*reason as usize, index);
             let same = DropReason::ALL.iter().filter(|other| other.name() == reason.name());
             assert_eq!(same.count(), 1, "{reason}");
+        }
+    }
+
+    /// What the NAT says and what is counted is the same word.
+    #[test]
+    fn a_refusal_of_the_nat_keeps_its_name() {
+        use nat::{Protocol, Reason, TransportAddr, Tuple};
+        let at = TransportAddr::new([192, 0, 2, 1].into(), 1);
+        let reasons = [
+            Reason::Malformed,
+            Reason::BadChecksum,
+            Reason::NoFlow,
+            Reason::Filtered(at),
+            Reason::Unrelated,
+            Reason::Exhausted(at),
+            Reason::PortQuota,
+            Reason::FlowQuota,
+            Reason::TableFull,
+            Reason::Clash(Tuple::new(Protocol::Udp, at, at)),
+            Reason::NoAddress,
+            Reason::TooBig(1500),
+            Reason::Fragment,
+            Reason::Untranslatable,
+        ];
+        for reason in reasons {
+            assert_eq!(DropReason::from(reason).name(), reason.name());
         }
     }
 }

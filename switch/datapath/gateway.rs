@@ -276,7 +276,11 @@ impl Datapath {
             }
             // Router solicitations, errors and the like: heard, and nothing to say.
             Protocol::Icmp | Protocol::Icmpv6 => Ok(Decision::Consumed),
-            Protocol::Other(_) => Err(DropReason::UnsupportedProtocol),
+            Protocol::Other(_) => {
+                let what = IcmpError::ProtocolUnreachable(packet.protocol_at(received.frame));
+                self.tell(received, packet, what, now, out);
+                Err(DropReason::UnsupportedProtocol)
+            }
         }
     }
 

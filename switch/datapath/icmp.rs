@@ -30,6 +30,9 @@ pub enum IcmpError {
     HostUnreachable,
     /// Nobody listens on that port: 3/3, v6 1/4.
     PortUnreachable,
+    /// Its protocol is not spoken here: 3/2 (RFC 1122 §3.2.2.1), v6 4/1 with the place of the octet that names
+    /// it, counted from the IP header's first (RFC 4443 §3.4).
+    ProtocolUnreachable(u32),
     /// Policy forbids it, or a bound is reached (RFC 5508 REQ-8): 3/13, v6 1/1.
     AdminProhibited,
     /// TTL or hop limit ran out: 11/0, v6 3/0.
@@ -53,6 +56,7 @@ impl IcmpError {
         match (self, v6) {
             (Self::NoRoute, false) => (3, 0, 0),
             (Self::HostUnreachable, false) => (3, 1, 0),
+            (Self::ProtocolUnreachable(_), false) => (3, 2, 0),
             (Self::PortUnreachable, false) => (3, 3, 0),
             (Self::AdminProhibited, false) => (3, 13, 0),
             (Self::TimeExceeded, false) => (11, 0, 0),
@@ -60,6 +64,7 @@ impl IcmpError {
             (Self::NoRoute, true) => (1, 0, 0),
             (Self::AdminProhibited, true) => (1, 1, 0),
             (Self::HostUnreachable, true) => (1, 3, 0),
+            (Self::ProtocolUnreachable(at), true) => (4, 1, at),
             (Self::PortUnreachable, true) => (1, 4, 0),
             // RFC 8201 §4: a node ignores what is below the minimum link MTU.
             (Self::TooBig(mtu), true) => (2, 0, if mtu > 1280 { mtu } else { 1280 }),

@@ -233,6 +233,24 @@ impl Packet {
         ))
     }
 
+    /// Where the octet is that names the protocol, counted from the IP header's first.
+    #[must_use]
+    pub fn protocol_at(&self, frame: &[u8]) -> u32 {
+        const AUTHENTICATION: u8 = 51;
+        let octets = &frame[Self::IP..self.transport];
+        if self.src.is_ipv4() {
+            return 9;
+        }
+        // Each extension header names what follows it, and is as long as it was when it was read.
+        let (mut named_at, mut at, mut kind) = (6, 40, octets[6]);
+        while let Some([next, len]) = octets.get(at..at + 2) {
+            let unit = if kind == AUTHENTICATION { 4 } else { 8 };
+            (named_at, kind) = (at, *next);
+            at += 8 + unit * usize::from(*len);
+        }
+        u32::try_from(named_at).unwrap_or(6)
+    }
+
     /// Octets of the IP packet.
     #[must_use]
     pub const fn ip_len(&self) -> usize {

@@ -62,8 +62,8 @@ impl Switch {
         Ok(port)
     }
 
-    /// Changes our station, or what becomes of packets. Flows go on where they can: those shown with an
-    /// address that is gone end, and all end if the way of translating changes.
+    /// Changes our station, or what becomes of packets. Flows go on, but for those shown with an address
+    /// that is gone. Other addresses are probed for before they are used; meanwhile there are none.
     ///
     /// # Errors
     ///
@@ -142,8 +142,7 @@ impl Switch {
         Ok(())
     }
 
-    /// A segment's NAT, for listings: its rules with their counts, its mappings. Another one takes its
-    /// place when the way of translating changes.
+    /// A segment's NAT, for listings: its rules with their counts, its mappings.
     pub fn nat(&self, id: SegmentId) -> Option<Arc<Nat>> {
         let state = self.state();
         let station = state.networks.get(&id.network())?.station.as_ref()?;

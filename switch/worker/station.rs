@@ -310,18 +310,7 @@ impl Station {
         let zone = self.segment.zone();
         let mut presence = self.presence();
         let mut parts = self.parts();
-        let conntrack = Arc::clone(parts.nat.conntrack());
-        let translates = |config: &SegmentConfig| {
-            // All that the NAT is made with, once.
-            let SegmentConfig { nat46, filtering, loose, clamp_mss, .. } = config;
-            let most = config.max_mappings_per_port;
-            (config.nat, nat46.clone(), *filtering, *loose, *clamp_mss, most)
-        };
-        if translates(&parts.config) != translates(&config) {
-            // Its mappings go with it, and so must the flows that have them.
-            forget_flows(&conntrack, zone);
-            parts.nat = new_nat(&config, zone, conntrack);
-        }
+        parts.nat.set_config(nat_config(&config, zone, parts.nat.config().secret));
         parts.nat.set_prefixes(prefixes(&config, zone));
         let presence_of = |of: &SegmentConfig| (of.mac, of.mtu, of.v4.clone(), of.v6.clone());
         let moves = presence_of(&parts.config) != presence_of(&config);
@@ -378,20 +367,22 @@ pub(crate) fn forget_flows(conntrack: &Conntrack, zone: Zone) {
 }
 
 fn new_nat(config: &SegmentConfig, zone: Zone, conntrack: Arc<Conntrack>) -> Arc<Nat> {
-    let nat = Nat::new(
-        conntrack,
-        nat::Config {
-            filtering: config.filtering,
-            loose: config.loose,
-            clamp_mss: config.clamp_mss,
-            open: !config.nat,
-            max_mappings_of_account: config.max_mappings_per_port,
-            nat46: config.nat46.clone(),
-            ..nat::Config::new(zone, secret())
-        },
-    );
+    let nat = Nat::new(conntrack, nat_config(config, zone, secret()));
     nat.set_prefixes(prefixes(config, zone));
     Arc::new(nat)
+}
+
+fn nat_config(config: &SegmentConfig, zone: Zone, secret: [u8; 16]) -> nat::Config {
+    nat::Config {
+        filtering: config.filtering,
+        loose: config.loose,
+        clamp_mss: config.clamp_mss,
+        open: !config.nat,
+        max_mappings_of_account: config.max_mappings_per_port,
+        nat46: config.nat46.clone(),
+        timeouts: Some(config.timeouts),
+        ..nat::Config::new(zone, secret)
+    }
 }
 
 /// Octets nobody can guess: the standard library's keys against collisions come from the kernel.

@@ -117,6 +117,20 @@ fn a_protocol_the_uplink_cannot_carry_is_prohibited() {
     }
 }
 
+/// RFC 1122 §3.2.2.1, RFC 4443 §3.4.
+#[test]
+fn a_protocol_the_gateway_does_not_speak_is_unreachable() {
+    let mut lab = lab_with(config());
+    const EXPERIMENT: u8 = 253;
+    for ((v6, _), error) in FAMILIES.into_iter().zip([(3, 2), (4, 1)]) {
+        let packet = ip(ALICE.addr(v6), GATEWAY.addr(v6)).carrying(EXPERIMENT, &[0; 24]);
+        let seen = lab.inject(P1, &up(&packet)).dropped_telling(DropReason::UnsupportedProtocol);
+        seen.is_error(ALICE, error, &packet);
+        let What::Icmp { word, .. } = seen.what else { unreachable!() };
+        assert_eq!(word, if v6 { 6 } else { 0 }, "the octet that names it");
+    }
+}
+
 #[test]
 fn a_datagram_for_the_gateway_finds_no_port_open() {
     let mut lab = lab_with(config());
