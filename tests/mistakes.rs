@@ -4,7 +4,7 @@ mod net;
 
 use std::fs;
 
-use net::{Ended, HOST, Running, Scene, Who, clients};
+use net::{Ended, HOST, Running, Scene, WORLD, Who, clients};
 
 /// A scene whose daemon ends as soon as nobody needs it.
 fn scene(who: Who) -> Option<Scene> {
@@ -160,14 +160,19 @@ fn an_interface_that_is_not_for_the_user_or_no_segment_is_named() {
     for kind in ["raw", "bridge"] {
         let uplink = format!("{kind}:up0");
         let create = ["network", "create", "--uplink", &uplink, "lan"];
-        scene.run(create).failed(1, &[&uplink, "CAP_NET_RAW", "`sudo pontoon"]);
+        scene.run(create).failed(1, &["up0", "CAP_NET_RAW", "run as root"]);
         scene.run(["run", "--uplink", &uplink, "--", "true"]).failed(125, &["CAP_NET_RAW"]);
         let uplink = format!("{kind}:up1");
         let create = ["network", "create", "--uplink", &uplink, "lan"];
-        scene.run(create).failed(1, &["interface up1 is not there", "this host has up0"]);
+        scene.run(create).failed(1, &["there is no interface up1", "did you mean up0?"]);
     }
     scene.is_clean();
     let Some(scene) = self::scene(Who::Root) else { return };
+    // The world's own, which it defends (RFC 5227 §2.1.1): nothing of the network is left then.
+    let uplink = format!("raw:up0,address={WORLD}/24,address6=none");
+    let ended = scene.run(["network", "create", "--uplink", &uplink, "lan"]);
+    ended.failed(1, &[WORLD, "is in use on up0 by ", "--uplink raw:up0,address=ADDR/LEN"]);
+    assert_eq!(scene.json(["network", "ls"]).as_array().map(Vec::len), Some(1));
     scene.host.enter(|| netns::link::set_down("up0")).unwrap();
     let create = ["network", "create", "--uplink", "raw:up0", "lan"];
     scene.run(create).failed(1, &["interface up0 is down", "`ip link set up0 up`"]);

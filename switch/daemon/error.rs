@@ -126,25 +126,16 @@ pub enum Error {
         /// The network.
         network: String,
     },
-    /// The interface is none that a segment could be reached by.
-    #[error("uplink {uplink}: interface {interface} {why}")]
-    Interface {
-        /// As it was asked for.
-        uplink: String,
+    /// The interface is one we made.
+    #[error("interface {0} is one of pontoon's own; name one of the host's: `ip link` lists them")]
+    OwnInterface(String),
+    /// The interface was there and is not any more.
+    #[error("interface {interface} has gone away ({why}); make the network anew when it is back")]
+    InterfaceGone {
         /// The interface.
         interface: String,
-        /// What is wrong with it, and what would do.
+        /// What the switch says of it.
         why: String,
-    },
-    /// Frames of an interface are for those with the capability.
-    #[error(
-        "uplink {uplink}: reading frames of {interface} needs CAP_NET_RAW in the host's network namespace; use root's own daemon: `sudo pontoon …`"
-    )]
-    NeedsRaw {
-        /// As it was asked for.
-        uplink: String,
-        /// The interface.
-        interface: String,
     },
     /// Another station has the address our own was given.
     #[error(
@@ -396,12 +387,18 @@ impl Error {
             | Self::Uplink(_)
             | Self::Translation(_)
             | Self::Timers(_)
-            | Self::Interface { .. }
+            | Self::OwnInterface(_)
+            | Self::Netns(
+                netns::Error::NoSuchUplink { .. }
+                | netns::Error::UplinkLoopback { .. }
+                | netns::Error::UplinkNotEthernet { .. }
+                | netns::Error::UplinkDown { .. },
+            )
             | Self::NotTranslated { .. }
             | Self::Ambiguous(_)
             | Self::NotOurAddress(..)
             | Self::Invalid { .. } => 400,
-            Self::PrivilegedPort { .. } | Self::NeedsRaw { .. } => 403,
+            Self::PrivilegedPort { .. } | Self::Netns(netns::Error::PacketDenied { .. }) => 403,
             _ => 500,
         }
     }

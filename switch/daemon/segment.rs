@@ -31,7 +31,7 @@ pub(crate) struct Segment {
     /// What its networks share; prefixes are each network's own.
     pub(crate) translation: Translation,
     pub(crate) mac: MacAddr,
-    pub(crate) mtu: u16,
+    pub(crate) mtu: IpMtu,
     /// Its interface's number on its bridge.
     pub(crate) port: PortId,
     /// Why nothing crosses it any more.
@@ -50,7 +50,7 @@ impl Segment {
         id: SegmentId,
         raw: &Raw,
         translation: &Translation,
-        interface: (MacAddr, u16),
+        interface: (MacAddr, IpMtu),
     ) -> Self {
         let (of_interface, mtu) = interface;
         Self {
@@ -144,7 +144,7 @@ impl Segment {
             npt: prefixes.map(|pair| (v6(&pair.inside), v6(&pair.outside))).collect(),
             filtering: filtering.0,
             timeouts: timers.timeouts(),
-            ..SegmentConfig::new(self.mac, IpMtu(self.mtu))
+            ..SegmentConfig::new(self.mac, self.mtu)
         }
     }
 
@@ -194,7 +194,7 @@ impl Segment {
                 None => "asking".to_owned(),
             },
             mac_address: mac::text(self.mac),
-            mtu: row.map_or(self.mtu, |row| row.mtu.0),
+            mtu: row.map_or(self.mtu, |row| row.mtu).0,
             addresses: addresses
                 .iter()
                 .map(|address| api::StationAddress {
@@ -391,7 +391,7 @@ mod tests {
 
     use super::*;
 
-    const NIC: (MacAddr, u16) = (MacAddr([0x52, 0x54, 0, 0x12, 0x34, 0x56]), 1400);
+    const NIC: (MacAddr, IpMtu) = (MacAddr([0x52, 0x54, 0, 0x12, 0x34, 0x56]), IpMtu(1400));
 
     fn request(uplink: &str) -> api::NetworkCreate {
         api::NetworkCreate {

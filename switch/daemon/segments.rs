@@ -10,6 +10,7 @@ use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use datapath::{IpMtu, MacAddr, Offloads, PortRole};
+use netns::Take;
 use worker::{NatPublication, NetworkId, PortConfig, SegmentConfig, SegmentId, SegmentRow};
 
 use crate::api;
@@ -107,8 +108,9 @@ impl Daemon {
             return Ok((known, false));
         }
         let id = self.registry().free_segment();
-        let device = self.open_interface(uplink)?;
-        let mut segment = Segment::plan(id, raw, translation, (device.mac, device.mtu.0));
+        let facts = self.look_at(&raw.interface)?;
+        let mut segment = Segment::plan(id, raw, translation, (MacAddr(facts.mac), mtu(&facts)));
+        let device = self.open_interface(&facts, &Take::Stations(vec![segment.mac.0]))?;
         let config = segment.config_with(translation.prefixes6.iter());
         segment.port = self
             .switch
@@ -121,67 +123,34 @@ impl Daemon {
 
     /// Makes the interface of a network that is a segment of the host's one of its ports.
     pub(crate) fn bridge(&self, network: &mut Network) -> Result<(), Error> {
-        if !matches!(network.uplink, Uplink::Bridge(_)) {
-            return Ok(());
-        }
-        let device = self.open_interface(&network.uplink)?;
+        let Uplink::Bridge(interface) = &network.uplink else { return Ok(()) };
+        let facts = self.look_at(interface)?;
+        let device = self.open_interface(&facts, &Take::AllBut(facts.mac))?;
         let added = self.switch.add_port(network.number, device);
         let uplink = network.uplink.to_string();
         network.bridged = Some(added.map_err(|source| Error::AddSegment { uplink, source })?);
         Ok(())
     }
 
-    /// Opens the interface of an uplink, for frames.
-    fn open_interface(&self, uplink: &Uplink) -> Result<PortConfig, Error> {
-        let name = uplink.interface().unwrap_or_default();
-        let wrong = |why: String| Error::Interface {
-            uplink: uplink.to_string(),
-            interface: name.to_owned(),
-            why,
-        };
-        let all = netns::interfaces()?;
-        let own = self.registry().is_own_interface(name);
-        let Some(found) = all.iter().find(|interface| interface.name == name) else {
-            let usable: Vec<_> = all
-                .iter()
-                .filter(|other| !other.loopback && other.mac.is_some())
-                .filter(|other| !self.registry().is_own_interface(&other.name))
-                .map(|other| other.name.as_str())
-                .collect();
-            let others = match usable[..] {
-                [] => "has no interface a station could be on".to_owned(),
-                _ => format!("has {}", usable.join(", ")),
-            };
-            return Err(wrong(format!("is not there; this host {others}")));
-        };
-        if found.loopback {
-            return Err(wrong(
-                "is the loopback, where there are no stations; name a NIC".to_owned(),
-            ));
+    /// Looks at the interface of an uplink, whether a station could be on its segment.
+    fn look_at(&self, name: &str) -> Result<netns::Facts, Error> {
+        if self.registry().is_own_interface(name) {
+            return Err(Error::OwnInterface(name.to_owned()));
         }
-        if own {
-            return Err(wrong("is one of pontoon's own; name a NIC of the host's".to_owned()));
-        }
-        let Some(mac) = found.mac else {
-            return Err(wrong("has no MAC address, so it is no Ethernet; name another".to_owned()));
-        };
-        if !found.up {
-            return Err(wrong(format!("is down; bring it up: `ip link set {name} up`")));
-        }
+        Ok(netns::look_at(name)?)
+    }
+
+    /// Opens an interface, for the frames of `take`.
+    fn open_interface(&self, facts: &netns::Facts, take: &Take) -> Result<PortConfig, Error> {
         let queues = u16::try_from(self.switch.workers()).unwrap_or(u16::MAX);
-        let queues = netns::packet_sockets(name, queues).map_err(|error| match error.errno() {
-            Some(nix::libc::EPERM | nix::libc::EACCES) => {
-                Error::NeedsRaw { uplink: uplink.to_string(), interface: name.to_owned() }
-            }
-            _ => error.into(),
-        })?;
+        let opened = netns::open_interface(&facts.name, take, queues)?;
         Ok(PortConfig {
             role: PortRole::Interface,
-            mtu: IpMtu(u16::try_from(found.mtu).unwrap_or(u16::MAX)),
-            mac: MacAddr(mac),
+            mtu: mtu(&opened.facts),
+            mac: MacAddr(opened.facts.mac),
             addresses: Vec::new(),
             offloads: Offloads::Header,
-            queues,
+            queues: opened.queues,
         })
     }
 
@@ -229,6 +198,13 @@ impl Daemon {
             let registry = self.registry();
             let Some(segment) = registry.segments.get(&id) else { return Ok(()) };
             let planned = segment.changed(raw, &changed.translation);
+            if planned.mac != segment.mac {
+                return Err(Error::Invalid {
+                    what: "uplink",
+                    value: uplink.to_string(),
+                    why: "a station keeps its MAC address; remove the networks behind it and make them anew",
+                });
+            }
             let prefixes = registry.behind(id).filter(|network| network.number != number);
             let prefixes = prefixes.flat_map(|network| &network.translation.prefixes6);
             let config = planned.config_with(prefixes.chain(&changed.translation.prefixes6));
@@ -335,12 +311,8 @@ impl Daemon {
             };
             let interface = &segment.raw.interface;
             if let Some(why) = &segment.dead {
-                let (interface, why) = (interface.clone(), format!("has gone away: {why}"));
-                return Err(Error::Interface {
-                    uplink: format!("raw:{interface}"),
-                    interface,
-                    why,
-                });
+                let (interface, why) = (interface.clone(), why.clone());
+                return Err(Error::InterfaceGone { interface, why });
             }
             if let Some((addr, station)) = segment.conflict(row) {
                 let station = station.map_or("another station".to_owned(), mac::text);
@@ -438,6 +410,10 @@ impl Registry {
         let shown = segment.map(|segment| segment.translation.snat_to.clone()).unwrap_or_default();
         move |addr| own.contains(&addr) || shown.iter().any(|range| range.range().contains(&addr))
     }
+}
+
+fn mtu(facts: &netns::Facts) -> IpMtu {
+    IpMtu(u16::try_from(facts.mtu).unwrap_or(u16::MAX))
 }
 
 /// What is to be said where a station has asked in vain.
