@@ -77,14 +77,7 @@ impl Segment {
 }
 
 fn open_in(netns: &Netns, ifname: &str, take: &Take, queues: u16) -> Result<HostInterface, Error> {
-    let mut opened = None;
-    netns
-        .enter(|| {
-            opened = Some(open_interface(ifname, take, queues));
-            Ok(())
-        })
-        .expect("enter");
-    opened.expect("it ran")
+    netns.enter(|| open_interface(ifname, take, queues))
 }
 
 /// Sends and hears frames.
@@ -250,14 +243,7 @@ fn the_host_is_not_reached() {
 fn an_interface_goes_and_comes() {
     let segment = Segment::new();
     let host = &segment.host;
-    let mut watch = None;
-    host.netns
-        .enter(|| {
-            watch = Some(LinkWatch::open()?);
-            Ok(())
-        })
-        .expect("enter");
-    let mut watch = watch.expect("opened");
+    let mut watch = host.netns.enter(LinkWatch::open).expect("watch");
     assert_eq!(watch.next_event(), None);
     let ours = Hand::new(segment.open(&Take::Stations(vec![US]), 2));
     let far = segment.far_hand();

@@ -318,9 +318,12 @@ impl Presence {
     }
 
     /// The interface is back, perhaps on another segment: every address is probed for again while it
-    /// stays in use, the lease is asked for as it was (INIT-REBOOT, RFC 2131 §3.2), routers are asked.
+    /// stays in use, the lease is asked for as it was (INIT-REBOOT, RFC 2131 §3.2), routers are asked. One that
+    /// was not away is left alone.
     pub fn link_up(&mut self, now: Instant) {
-        self.up = true;
+        if std::mem::replace(&mut self.up, true) {
+            return;
+        }
         for own in &mut self.own {
             own.claim.probe_again(now, &mut self.chance);
         }
