@@ -43,6 +43,19 @@ pub enum Gathered {
     Refused,
 }
 
+/// A packet whose missing pieces have not come in time, but the first has.
+#[derive(Debug)]
+pub struct Overdue {
+    /// Where it came in.
+    pub zone: Zone,
+    /// Whose it was.
+    pub account: Account,
+    /// Who sent it.
+    pub src: IpAddr,
+    /// Its first piece, for the error that tells its sender (RFC 792, RFC 8200 §4.5: time exceeded, code 1).
+    pub piece: Vec<u8>,
+}
+
 /// A packet put together.
 #[derive(Debug)]
 pub struct Whole {
@@ -87,7 +100,12 @@ pub struct Fragments {
     order: HashMap<Account, VecDeque<Name>>,
     octets: usize,
     of_account: HashMap<Account, usize>,
+    /// Their senders are not told yet.
+    overdue: Vec<Overdue>,
 }
+
+/// Senders that wait to be told; further ones are not.
+const MAX_OVERDUE: usize = 64;
 
 impl Fragments {
     /// Takes a piece that came in by `zone` and counts against `account`.
@@ -113,7 +131,7 @@ impl Fragments {
         let protocol = if headers.v6() { 0 } else { headers.protocol.number() };
         let name = Name { zone, src: headers.src, dst: headers.dst, protocol, id: piece.id };
         if self.partial.get(&name).is_some_and(|partial| partial.deadline <= now) {
-            self.forget(&name);
+            self.give_up(&name);
         }
         let cost = payload.len() + OVERHEAD;
         if !self.make_room(account, cost, now) {
@@ -146,14 +164,42 @@ impl Fragments {
         }
     }
 
-    /// Forgets packets whose missing pieces have not come in time. Looks at a few only; call it often.
+    /// Forgets packets whose missing pieces have not come in time: [`overdue`](Self::overdue) has those
+    /// whose senders are to be told. Looks at a few only; call it often.
     pub fn expire(&mut self, now: Instant) {
         let old = |name: Option<&Name>| {
             name.copied().filter(|name| self.partial.get(name).is_none_or(|p| p.deadline <= now))
         };
         let over: Vec<_> = self.order.values().filter_map(|order| old(order.front())).collect();
         for name in over {
-            self.forget(&name);
+            self.give_up(&name);
+        }
+    }
+
+    /// A packet that was given up, one a call.
+    pub fn overdue(&mut self) -> Option<Overdue> {
+        self.overdue.pop()
+    }
+
+    /// Where the one that [`overdue`](Self::overdue) gives next came in.
+    #[must_use]
+    pub fn overdue_zone(&self) -> Option<Zone> {
+        self.overdue.last().map(|overdue| overdue.zone)
+    }
+
+    /// Nobody of `zone` is to be told any more.
+    pub fn forget_overdue(&mut self, zone: Zone) {
+        self.overdue.retain(|overdue| overdue.zone != zone);
+    }
+
+    /// Forgets a packet whose time is over.
+    fn give_up(&mut self, name: &Name) {
+        let Some(partial) = self.forget(name) else { return };
+        let account = partial.account;
+        if self.overdue.len() < MAX_OVERDUE
+            && let Some(piece) = partial.first_piece(name)
+        {
+            self.overdue.push(Overdue { zone: name.zone, account, src: name.src, piece });
         }
     }
 
@@ -172,9 +218,10 @@ impl Fragments {
                 |name: &Name| self.partial.get(name).is_none_or(|partial| partial.deadline <= now);
             let fits = held + cost <= MAX_OCTETS_OF_ACCOUNT && self.octets + cost <= MAX_OCTETS;
             match oldest {
-                Some(name) if !fits || too_old(&name) => self.forget(&name),
+                Some(name) if too_old(&name) => self.give_up(&name),
+                Some(name) if !fits => drop(self.forget(&name)),
                 _ => return fits,
-            };
+            }
         }
     }
 
@@ -260,6 +307,19 @@ impl Partial {
         // None overlap, so they are all there if they are as long as the packet.
         let have: usize = self.pieces.iter().map(|(_, payload)| payload.len()).sum();
         self.header.is_some() && self.len == Some(have)
+    }
+
+    /// The first piece as it came, if it did.
+    fn first_piece(self, name: &Name) -> Option<Vec<u8>> {
+        let mut piece = self.header?;
+        let (_, payload) = self.pieces.into_iter().next().filter(|(at, _)| *at == 0)?;
+        if name.src.is_ipv6() {
+            let next = std::mem::replace(&mut piece[self.next_header_at], FRAGMENT);
+            piece.extend([next, 0, 0, 1]);
+            piece.extend(name.id.to_be_bytes());
+        }
+        piece.extend(payload);
+        Some(piece)
     }
 
     fn join(self, v6: bool) -> Option<Whole> {

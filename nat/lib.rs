@@ -55,7 +55,7 @@ pub mod zone;
 pub use buffer::Buffer;
 pub use conntrack::{Conntrack, Found, InsertError};
 pub use entry::Entry;
-pub use fragments::{Gathered, Whole};
+pub use fragments::{Gathered, Overdue, Whole};
 pub use headers::Headers;
 pub use hooks::{Config, Egress, Filtering, Ingress, Nat};
 pub use mapping::{External, Inside, Mapping, Mappings, NoMapping, Place};

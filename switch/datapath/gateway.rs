@@ -24,7 +24,7 @@ use crate::port::{IpMtu, MacAddr, PortId};
 use crate::reset;
 use crate::resolve::{self, Announcement};
 use crate::route::Route;
-use crate::why::{Step, Why};
+use crate::why::{Silent, Step, Why};
 
 impl Datapath {
     /// Decides a frame sent to the gateway's station.
@@ -225,7 +225,29 @@ impl Datapath {
             }
             return self.carry_to_host(received, packet, host, now, out);
         }
+        if packet.fragment != Fragment::Whole && self.config.uplink == Uplink::Sockets {
+            // Whoever puts packets for the world together does so for ours, too: `answer_gathered`.
+            return Ok(Decision::Uplink(*packet));
+        }
         self.refuse_local(received, packet, now, out)
+    }
+
+    /// Answers a packet for one of our addresses that came in pieces, and is whole now; `None` if it is for
+    /// somebody else. `received` has the whole as its frame.
+    pub fn answer_gathered(
+        &mut self,
+        received: &Received<'_>,
+        packet: &Packet,
+        now: Instant,
+        out: &mut Outbox,
+    ) -> Option<Result<(), DropReason>> {
+        if !self.config.gateway.as_ref()?.has(packet.dst) {
+            return None;
+        }
+        if self.answer_echo(received, packet, now, out, &mut Silent) {
+            return Some(Ok(()));
+        }
+        Some(self.refuse_local(received, packet, now, out).map(drop))
     }
 
     /// Answers an echo request for one of our addresses; false if it is none.
@@ -248,7 +270,15 @@ impl Datapath {
                 why.step(Step::Answered);
             }
             let built = icmp::echo_reply(out, gateway.mac, packet, received.frame);
-            self.send_for(received.port, built, packet.src, Offload::NONE, now, out);
+            let mtu = self.mtu_towards(packet.src, now);
+            if built.len() - Packet::IP <= usize::from(mtu.0) {
+                self.send_for(received.port, built, packet.src, Offload::NONE, now, out);
+            } else {
+                let identification = self.network.next_identification();
+                for piece in fragment(out, built, mtu, identification) {
+                    self.send_for(received.port, piece, packet.src, Offload::NONE, now, out);
+                }
+            }
         }
         echo
     }

@@ -196,10 +196,17 @@ impl Network {
 
 /// At most 1,000 ICMP errors a second and 50 at once, as one Linux host (`icmp_msgs_per_sec`,
 /// `icmp_msgs_burst`); RFC 1812 §4.3.2.8 and RFC 4443 §2.4 (f) ask for a limit.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct ErrorLimit {
     /// When the bucket would have been full, in microseconds: a leaky bucket kept as one time.
     next: AtomicI64,
+}
+
+impl Default for ErrorLimit {
+    /// With the whole burst to spend.
+    fn default() -> Self {
+        Self { next: AtomicI64::new(i64::MIN) }
+    }
 }
 
 impl ErrorLimit {
@@ -228,8 +235,10 @@ mod tests {
     fn errors_are_bounded_to_a_burst_and_a_rate() {
         let limit = ErrorLimit::default();
         let start = Instant::from_secs(10);
-        let burst = (0..1000).filter(|_| limit.allow(start)).count();
-        assert!((50..=51).contains(&burst), "{burst}");
+        for (limit, start) in [(&limit, start), (&ErrorLimit::default(), Instant::ZERO)] {
+            let burst = (0..1000).filter(|_| limit.allow(start)).count();
+            assert!((50..=51).contains(&burst), "{burst}");
+        }
         let second = (1..=2000)
             .filter(|half| limit.allow(start + Duration::from_micros(500 * half)))
             .count();

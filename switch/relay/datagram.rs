@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -32,6 +32,9 @@ use crate::shared::Shared;
 use crate::socket;
 use crate::train::{Load, Train};
 
+#[cfg(test)]
+mod tests;
+
 /// Datagrams read from one socket before others get their turn.
 const SHARE: usize = 128;
 
@@ -52,7 +55,7 @@ pub(crate) struct Datagrams {
     inlet: Inlet,
     train: Train<(Arc<Mapping>, Arc<Entry>)>,
     /// Sockets that are asked for the host's routes, one of each family once it is needed.
-    probes: [Option<UdpSocket>; 2],
+    probes: [Option<OwnedFd>; 2],
 }
 
 impl Datagrams {
@@ -292,7 +295,7 @@ impl Datagrams {
         let unspecified = socket::unspecified(to.ip());
         let probe = &mut self.probes[usize::from(to.is_ipv6())];
         if probe.is_none() {
-            *probe = UdpSocket::bind((unspecified, 0)).ok();
+            *probe = socket::udp(unspecified).ok();
         }
         let to = SocketAddr::new(to.ip(), to.port().max(1));
         let known = probe.as_ref().and_then(|probe| source_towards(probe, to).ok());

@@ -27,6 +27,8 @@ pub enum Kind {
     SpliceClient = 6,
     /// The container's end of a spliced connection, which also names the whole.
     SpliceInside = 7,
+    /// Packets whose missing pieces have not come in time.
+    Pieces = 8,
 }
 
 impl Kind {
@@ -39,6 +41,7 @@ impl Kind {
             5 => Some(Self::UdpListener),
             6 => Some(Self::SpliceClient),
             7 => Some(Self::SpliceInside),
+            8 => Some(Self::Pieces),
             _ => None,
         }
     }
@@ -57,6 +60,11 @@ impl Key {
                 | u64::from(generation) << 32
                 | u64::from(place),
         )
+    }
+
+    /// The one name of the packets of all containers that were given up.
+    pub(crate) fn pieces(worker: u8) -> Self {
+        Self::new(worker, Kind::Pieces, 0, 0)
     }
 
     /// The worker that owns it.

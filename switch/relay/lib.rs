@@ -25,6 +25,8 @@ mod publish;
 mod published;
 mod quote;
 mod relay;
+#[cfg(test)]
+mod rig;
 mod shared;
 mod socket;
 mod splice;

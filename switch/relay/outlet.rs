@@ -148,7 +148,7 @@ const fn is_perhaps_of_an_earlier_one(errno: Errno) -> bool {
 
 /// Whether a datagram may leave from another address.
 fn is_about_source(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EADDRNOTAVAIL))
+    matches!(error.raw_os_error(), Some(libc::ENETUNREACH | libc::EINVAL | libc::EADDRNOTAVAIL))
 }
 
 /// Whether a train may leave in another form: the kernel knows no trains, the device makes no checksums,

@@ -4,7 +4,7 @@
 //! whole datagrams, which the host cuts again as its own path wants. Pieces of one packet may come to
 //! several workers, so what is there of it is shared.
 
-use datapath::{DropReason, ETHERNET_HEADER_LEN, Offload, Packet, Received};
+use datapath::{DropReason, ETHERNET_HEADER_LEN, IcmpError, Offload, Packet, Received};
 use nat::{Gathered, Headers};
 
 use crate::context::Context;
@@ -37,4 +37,24 @@ pub(crate) fn gather(
     let packet = Packet::parse(&frame, &Offload::NONE)?;
     // Who cut it may have it cut again.
     Ok(Some((frame, Packet { dont_fragment: false, ..packet })))
+}
+
+/// Tells senders that what they sent in pieces never became whole: those of the network at hand, whose turn
+/// it is. Says whether others wait.
+pub(crate) fn tell_overdue(shared: &Shared, ctx: &mut Context<'_>) -> bool {
+    loop {
+        // Told without the lock.
+        let overdue = {
+            let mut pieces = shared.pieces();
+            match pieces.overdue_zone() {
+                None => return false,
+                Some(zone) if zone != ctx.zone() => return true,
+                Some(_) => pieces.overdue(),
+            }
+        };
+        let Some(overdue) = overdue else { return false };
+        let kind = if overdue.src.is_ipv4() { 11 } else { 3 };
+        let what = IcmpError::Told { kind, code: 1, word: 0 };
+        ctx.dp.tell_about(overdue.src, None, what, &overdue.piece, ctx.now, ctx.out);
+    }
 }

@@ -31,6 +31,8 @@ pub struct Relay {
     publisher: Publisher,
     splices: Splices,
     next_sweep: Option<Instant>,
+    /// Senders of packets that never became whole are to be told.
+    overdue: bool,
     /// Whose turn it is of those with more to do: TCP, datagrams, listeners, spliced connections.
     turn: usize,
 }
@@ -50,6 +52,7 @@ impl Relay {
             publisher: Publisher::new(worker, Arc::clone(shared), registry.try_clone()?),
             splices: Splices::new(worker, Arc::clone(&shared.limits), registry.try_clone()?),
             next_sweep: None,
+            overdue: false,
             turn: 0,
         })
     }
@@ -92,6 +95,9 @@ impl Relay {
         packet: &Packet,
         ctx: &mut Context<'_>,
     ) -> Result<(), DropReason> {
+        if let Some(answered) = ctx.dp.answer_gathered(received, packet, ctx.now, ctx.out) {
+            return answered;
+        }
         if packet.is_icmp_error(received.frame) {
             return Err(DropReason::UnknownError);
         }
@@ -127,9 +133,8 @@ impl Relay {
             Some(Kind::Tcp) => self.tcp.segment(key, received, packet, ctx),
             Some(Kind::Udp | Kind::Echo) => self.datagrams.outbound(received, packet, tuple, ctx),
             Some(Kind::UdpListener) => self.publisher.answer(key, received, packet, tuple, ctx),
-            Some(Kind::TcpListener | Kind::SpliceClient | Kind::SpliceInside) | None => {
-                Err(DropReason::NoFlow)
-            }
+            Some(Kind::TcpListener | Kind::SpliceClient | Kind::SpliceInside | Kind::Pieces)
+            | None => Err(DropReason::NoFlow),
         }
     }
 
@@ -147,6 +152,7 @@ impl Relay {
             Kind::Udp | Kind::Echo => self.datagrams.zone_of(key),
             Kind::TcpListener | Kind::UdpListener => self.publisher.zone_of(key),
             Kind::SpliceClient | Kind::SpliceInside => self.splices.zone_of(key),
+            Kind::Pieces => self.shared.pieces().overdue_zone(),
         }
     }
 
@@ -170,7 +176,7 @@ impl Relay {
                     self.over_the_bridge(client, ctx);
                 }
             }
-            None => {}
+            Some(Kind::Pieces) | None => {}
         }
     }
 
@@ -223,7 +229,8 @@ impl Relay {
     /// When something is due.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        [self.tcp.poll_timeout(), self.splices.poll_timeout(), self.next_sweep]
+        let overdue = self.overdue.then_some(Instant::ZERO);
+        [self.tcp.poll_timeout(), self.splices.poll_timeout(), self.next_sweep, overdue]
             .into_iter()
             .flatten()
             .min()
@@ -231,6 +238,11 @@ impl Relay {
 
     /// A flow that is due, with its network; call until there is none.
     pub fn next_due(&mut self, now: Instant) -> Option<(Zone, Key)> {
+        if std::mem::take(&mut self.overdue)
+            && let Some(zone) = self.shared.pieces().overdue_zone()
+        {
+            return Some((zone, Key::pieces(self.worker)));
+        }
         self.tcp.next_due(now).or_else(|| self.splices.next_due(now))
     }
 
@@ -253,6 +265,7 @@ impl Relay {
                     self.over_the_bridge(client, ctx);
                 }
             }
+            Some(Kind::Pieces) => self.overdue = pieces::tell_overdue(&self.shared, ctx),
             _ => self.tcp.timeout(key, ctx),
         }
     }
@@ -264,6 +277,7 @@ impl Relay {
         if self.next_sweep.is_some_and(|next| next <= now) {
             let mut pieces = self.shared.pieces();
             pieces.expire(now);
+            self.overdue = pieces.overdue_zone().is_some();
             let left = pieces.octets();
             drop(pieces);
             let left =
@@ -299,6 +313,9 @@ impl Relay {
             self.tcp.abandon(key, ctx);
         }
         self.splices.end(ctx.zone(), port, ctx);
+        if port.is_none() {
+            self.shared.pieces().forget_overdue(ctx.zone());
+        }
         let conntrack = &ctx.dp.network().conntrack;
         self.datagrams.end(ctx.zone(), port, conntrack);
         self.publisher.end(ctx.zone(), port, conntrack);

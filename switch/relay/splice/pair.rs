@@ -337,3 +337,22 @@ fn is_refusal(error: &std::io::Error) -> bool {
         std::io::ErrorKind::ConnectionRefused | std::io::ErrorKind::ConnectionReset
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The product's bound is 512 octets of ours for an idle flow. A pipe is in use only while octets are in
+    /// it; what is left is the pair, its conntrack entry, and their places wherever they are looked up.
+    #[test]
+    fn an_idle_spliced_connection_takes_at_most_512_octets() {
+        const COUNTS: usize = 2 * size_of::<usize>();
+        // A slab has a tag for each place, and doubles.
+        let pair = 2 * size_of::<(usize, u16, Pair)>();
+        let entry = size_of::<usize>() + COUNTS + size_of::<Entry>();
+        // Two pointers in hash tables that are between 7/16 and 7/8 full.
+        let names = 2 * size_of::<usize>() * 32 / 21;
+        let all = pair + entry + names;
+        assert!(all <= 512, "{all}: pair {pair}, entry {entry}, names {names}");
+    }
+}

@@ -2,17 +2,13 @@
 //! probes come to. The container is this file; the far side is a socket on the loopback.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 
-use datapath::stats::PortCounters;
-use datapath::{
-    Body, Datapath, DropReason, Gateway, IpMtu, Leg, MacAddr, Network, NetworkConfig, Offloads,
-    Outbox, Packet, Port, PortId, PortRole, Received, Uplink,
-};
+use datapath::{Body, Datapath, DropReason, Outbox, Packet, Received};
 use mio::event::Event;
 use mio::{Events, Poll};
-use nat::{Conntrack, Profile, TcpFlags, Timeouts, TransportAddr, Zone};
+use nat::{TcpFlags, Timeouts, TransportAddr};
 use smoltcp::time::{Duration, Instant};
 
 use super::segment::{Outgoing, Segment, read};
@@ -22,12 +18,9 @@ use crate::context::{Context, Readiness};
 use crate::key::Key;
 use crate::limits::{Limits, MAX_PENDING_PER_PORT};
 use crate::policy::Policy;
+use crate::rig::{self, CONTAINER, GATEWAY, PORT, ZONE};
 use crate::shared::Shared;
 
-const PORT: PortId = PortId(1);
-const ZONE: Zone = Zone(1);
-const CONTAINER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
-const GATEWAY: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
 const READY: Readiness =
     Readiness { readable: true, writable: true, hung_up: false, urgent: false };
 
@@ -60,32 +53,8 @@ struct Peer {
 
 impl Rig {
     fn new(max_tracked: usize) -> Self {
-        let conntrack = Arc::new(Conntrack::new(max_tracked, Profile::Rfc));
-        let network = Arc::new(Network::new(ZONE, conntrack));
-        let config = NetworkConfig {
-            gateway: Some(Gateway {
-                mac: GATEWAY,
-                addresses: vec!["192.0.2.1/24".parse().unwrap()],
-            }),
-            uplink: Uplink::Sockets,
-            mtu: IpMtu(1500),
-            host_addresses: Vec::new(),
-            isolated_from: Vec::new(),
-            leg: Leg::Inside,
-        };
-        let mut dp = Datapath::new(network, Arc::new(config), Arc::<PortCounters>::default());
-        let port = Port {
-            role: PortRole::Container,
-            mtu: IpMtu(1500),
-            offloads: Offloads::Header,
-            mac: MacAddr([2, 0, 0, 0, 0, 10]),
-            addresses: vec![CONTAINER.into()],
-        };
         let now = Instant::from_secs(1000);
-        dp.attach(PORT, port, Arc::default());
-        let mut out = Outbox::default();
-        dp.introduce(PORT, now, &mut out);
-        out.clear();
+        let (dp, out) = rig::network(max_tracked, now);
         let poll = Poll::new().unwrap();
         let limits = Arc::new(Limits::new(10_000, 10_000));
         let registry = poll.registry().try_clone().unwrap();

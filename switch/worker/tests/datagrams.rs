@@ -108,7 +108,7 @@ fn one_containers_udp_flows_leave_room_for_anothers() {
 }
 
 #[test]
-fn a_container_takes_no_port_the_host_does_not_give_away() {
+fn u4_a_container_takes_no_port_the_host_does_not_give_away() {
     if !lab::possible() {
         return;
     }
@@ -128,7 +128,7 @@ fn a_container_takes_no_port_the_host_does_not_give_away() {
 }
 
 #[test]
-fn two_containers_with_one_inside_port_have_an_outside_port_each() {
+fn u3_two_containers_with_one_inside_port_have_an_outside_port_each() {
     if !lab::possible() {
         return;
     }
@@ -196,7 +196,7 @@ fn ttl_tos_and_ecn_cross_in_both_directions_each_datagrams_own() {
 }
 
 #[test]
-fn a_datagram_that_may_not_be_cut_is_answered_with_the_paths_true_mtu() {
+fn u13_a_datagram_that_may_not_be_cut_is_answered_with_the_paths_true_mtu() {
     if !lab::possible() {
         return;
     }
@@ -232,7 +232,7 @@ fn a_datagram_that_may_not_be_cut_is_answered_with_the_paths_true_mtu() {
 }
 
 #[test]
-fn what_a_router_on_the_way_says_of_the_mtu_reaches_the_container() {
+fn u13_what_a_router_on_the_way_says_of_the_mtu_reaches_the_container() {
     if !lab::possible() {
         return;
     }
@@ -267,7 +267,7 @@ fn what_a_router_on_the_way_says_of_the_mtu_reaches_the_container() {
 }
 
 #[test]
-fn a_published_servers_long_answer_is_told_the_paths_mtu_too() {
+fn u13_a_published_servers_long_answer_is_told_the_paths_mtu_too() {
     if !lab::possible() {
         return;
     }
@@ -364,7 +364,7 @@ fn requests_by_broadcast_and_from_link_local_clients_are_answered_by_the_way_the
 }
 
 #[test]
-fn only_echo_replies_to_its_own_requests_reach_a_container() {
+fn i2_only_echo_replies_to_its_own_requests_reach_a_container() {
     if !lab::possible() {
         return;
     }
@@ -450,7 +450,7 @@ fn thousands_of_ports_are_published_at_once_all_of_them_or_none() {
 }
 
 #[test]
-fn a_refused_flow_is_told_and_counted() {
+fn i8_a_refused_flow_is_told_and_counted() {
     if !lab::possible() {
         return;
     }

@@ -473,6 +473,50 @@ fn the_end_of_the_port_ends_its_connections_and_gives_the_namespace_back() {
     wait_for("the switch to let go of the sockets", || Arc::strong_count(&stock) == 1);
 }
 
+/// A process that dies leaves its sockets to the kernel: what it had written arrives, what it had not read is
+/// answered by a reset, and nothing of ours is left behind. Other connections do not notice.
+#[test]
+fn a_server_that_dies_in_the_middle_ends_its_own_connection_only() {
+    let Some(_turn) = turn() else { return };
+    let spliced = Spliced::new(1, false);
+    let before = pipes();
+    let bystander = spliced.serve(at("0.0.0.0", 80), |mut stream, _| {
+        stream.read_exact(&mut [0; 2])?;
+        stream.write_all(b"!")
+    });
+    let mut other = spliced.dial_loopback();
+    other.write_all(b"?").unwrap();
+    wait_for("the other connection", || spliced.counts() == (1, 1));
+
+    const WRITTEN: u64 = 3_000_000;
+    let server = spliced.serve(at("0.0.0.0", 80), |stream, _| send(&stream, WRITTEN));
+    let client = spliced.dial_loopback();
+    assert_eq!(receive(&client).unwrap(), WRITTEN, "all that was written, then the end");
+    server.join().unwrap().unwrap();
+    drop(client);
+
+    let server = spliced.serve(at("0.0.0.0", 80), |mut stream, _| {
+        stream.read_exact(&mut vec![0; 1_000_000])?;
+        // Its receive queue has more, so that the kernel resets.
+        let mut more = [0];
+        stream.peek(&mut more).map(drop)
+    });
+    let client = spliced.dial_loopback();
+    let error = send(&client, LARGE).unwrap_err();
+    let reset = [io::ErrorKind::ConnectionReset, io::ErrorKind::BrokenPipe];
+    assert!(reset.contains(&error.kind()), "{error}");
+    server.join().unwrap().unwrap();
+    drop(client);
+
+    wait_for("the ends", || spliced.lab.switch.flows(None).len() == 1);
+    other.write_all(b"?").unwrap();
+    other.read_exact(&mut [0; 1]).unwrap();
+    bystander.join().unwrap().unwrap();
+    drop(other);
+    spliced.flows_end();
+    assert_eq!(pipes(), before);
+}
+
 #[test]
 fn a_container_that_cannot_be_reached_from_inside_is_reached_over_the_bridge() {
     let Some(_turn) = turn() else { return };

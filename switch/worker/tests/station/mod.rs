@@ -130,42 +130,123 @@ impl Station {
         if like.is_ipv4() { self.v4.into() } else { self.v6.into() }
     }
 
-    fn send_ip(&self, to: IpAddr, protocol: u8, mut transport: Vec<u8>, checksum_at: usize) {
+    /// An IP packet of the station's, with that protocol and hop limit.
+    pub fn packet(
+        &self,
+        to: IpAddr,
+        (protocol, hop_limit): (u8, u8),
+        mut transport: Vec<u8>,
+        checksum_at: Option<usize>,
+    ) -> Vec<u8> {
         let len = u16::try_from(transport.len()).unwrap();
-        let mut frame = vec![0; OFFLOAD_HEADER];
-        frame.extend(GATEWAY);
-        frame.extend(self.mac);
+        let mut packet = Vec::new();
         let pseudo: Vec<u8> = match (self.own(to), to) {
             (IpAddr::V4(src), IpAddr::V4(dst)) => {
-                let mut header = vec![0x45, 0];
-                header.extend((20 + len).to_be_bytes());
-                header.extend([0, 0, 0x40, 0, 64, protocol, 0, 0]);
-                header.extend(src.octets());
-                header.extend(dst.octets());
-                let octets = checksum(sum(&header, 0));
-                header[10..12].copy_from_slice(&octets);
-                frame.extend([8, 0]);
-                frame.extend(header);
-                [src.octets(), dst.octets()].concat()
+                packet.extend([0x45, 0]);
+                packet.extend((20 + len).to_be_bytes());
+                packet.extend([0, 0, 0x40, 0, hop_limit, protocol, 0, 0]);
+                packet.extend(src.octets());
+                packet.extend(dst.octets());
+                let octets = checksum(sum(&packet, 0));
+                packet[10..12].copy_from_slice(&octets);
+                // ICMP has no pseudo-header.
+                if protocol == 1 { Vec::new() } else { [src.octets(), dst.octets()].concat() }
             }
             (IpAddr::V6(src), IpAddr::V6(dst)) => {
-                frame.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
-                frame.extend(len.to_be_bytes());
-                frame.extend([protocol, 64]);
-                frame.extend(src.octets());
-                frame.extend(dst.octets());
+                packet.extend([0x60, 0, 0, 0]);
+                packet.extend(len.to_be_bytes());
+                packet.extend([protocol, hop_limit]);
+                packet.extend(src.octets());
+                packet.extend(dst.octets());
                 [src.octets(), dst.octets()].concat()
             }
             _ => unreachable!("one family"),
         };
-        let start = sum(&pseudo, u32::from(protocol) + u32::from(len));
-        let octets = checksum(sum(&transport, start));
-        transport[checksum_at..checksum_at + 2].copy_from_slice(&octets);
-        frame.extend(transport);
+        if let Some(at) = checksum_at {
+            let start = if pseudo.is_empty() { 0 } else { u32::from(protocol) + u32::from(len) };
+            let octets = checksum(sum(&transport, sum(&pseudo, start)));
+            transport[at..at + 2].copy_from_slice(&octets);
+        }
+        packet.extend(transport);
+        packet
+    }
+
+    /// A UDP datagram of the station's.
+    pub fn datagram(&self, from: u16, to: SocketAddr, hop_limit: u8, payload: &[u8]) -> Vec<u8> {
+        let mut octets = Vec::new();
+        octets.extend(from.to_be_bytes());
+        octets.extend(to.port().to_be_bytes());
+        octets.extend(u16::try_from(8 + payload.len()).unwrap().to_be_bytes());
+        octets.extend([0, 0]);
+        octets.extend(payload);
+        self.packet(to.ip(), (17, hop_limit), octets, Some(6))
+    }
+
+    /// An echo request of the station's.
+    pub fn echo(&self, id: u16, to: IpAddr, hop_limit: u8, payload: &[u8]) -> Vec<u8> {
+        let (kind, protocol) = if to.is_ipv4() { (8, 1) } else { (128, 58) };
+        let mut octets = vec![kind, 0, 0, 0];
+        octets.extend(id.to_be_bytes());
+        octets.extend([0, 1]);
+        octets.extend(payload);
+        self.packet(to, (protocol, hop_limit), octets, Some(2))
+    }
+
+    /// Sends an IP packet to the gateway as it is.
+    pub fn send_packet(&self, packet: &[u8]) {
+        let mut frame = vec![0; OFFLOAD_HEADER];
+        frame.extend(GATEWAY);
+        frame.extend(self.mac);
+        frame.extend(if packet[0] >> 4 == 4 { [0x08, 0] } else { [0x86, 0xdd] });
+        frame.extend(packet);
         self.socket.send(&frame).unwrap();
     }
 
+    /// The next IP packet for the station within `patience`.
+    pub fn next_packet(&self, patience: Duration) -> Option<Vec<u8>> {
+        let end = Instant::now() + patience;
+        let mut buffer = vec![0; 70_000];
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            self.socket.set_read_timeout(Some(left.max(Duration::from_millis(1)))).unwrap();
+            let len = self.socket.recv(&mut buffer).ok()?;
+            let frame = &buffer[OFFLOAD_HEADER..len];
+            if matches!(frame[12..14], [0x08, 0] | [0x86, 0xdd]) {
+                return Some(frame[14..].to_vec());
+            }
+        }
+    }
+
+    /// The next ICMP error for the station: who says so, type and code, and the packet it is about.
+    #[track_caller]
+    pub fn await_error(&self) -> (IpAddr, [u8; 2], Vec<u8>) {
+        let end = Instant::now() + PATIENCE;
+        while let Some(packet) = self.next_packet(end.saturating_duration_since(Instant::now())) {
+            let v4 = packet[0] >> 4 == 4;
+            let (protocol, header) = if v4 { (packet[9], 20) } else { (packet[6], 40) };
+            let message = &packet[header..];
+            let is_error = match protocol {
+                1 => matches!(message[0], 3 | 11),
+                58 => message[0] < 128,
+                _ => false,
+            };
+            if is_error {
+                let from = match v4 {
+                    true => IpAddr::from(<[u8; 4]>::try_from(&packet[12..16]).unwrap()),
+                    false => IpAddr::from(<[u8; 16]>::try_from(&packet[8..24]).unwrap()),
+                };
+                return (from, [message[0], message[1]], message[8..].to_vec());
+            }
+        }
+        panic!("waited in vain for an ICMP error");
+    }
+
     pub fn send(&self, to: IpAddr, segment: &Segment) {
+        self.send_with(to, 64, segment);
+    }
+
+    /// Sends a segment with that hop limit.
+    pub fn send_with(&self, to: IpAddr, hop_limit: u8, segment: &Segment) {
         let mut octets = Vec::new();
         octets.extend(segment.src_port.to_be_bytes());
         octets.extend(segment.dst_port.to_be_bytes());
@@ -179,7 +260,7 @@ impl Station {
         octets.extend(segment.urgent.to_be_bytes());
         octets.extend(&segment.options);
         octets.extend(&segment.data);
-        self.send_ip(to, 6, octets, 16);
+        self.send_packet(&self.packet(to, (6, hop_limit), octets, Some(16)));
     }
 
     /// The next TCP segment or ICMP message for the station within `patience`.

@@ -1,0 +1,186 @@
+//! Mappings on a clock that stands still until it is told: how long they last, and what keeps them.
+//! RFC 4787 REQ-5, REQ-6 and REQ-12.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+
+use datapath::emit::{self, IpHeader};
+use datapath::{Body, Datapath, Offload, Outbox, Packet, Received};
+use mio::{Events, Poll};
+use nat::{Direction, Profile, Protocol, Timeouts, TransportAddr, Tuple};
+use smoltcp::time::{Duration, Instant};
+
+use super::Datagrams;
+use crate::context::{Context, Readiness};
+use crate::key::Key;
+use crate::limits::Limits;
+use crate::policy::Policy;
+use crate::rig::{self, CONTAINER, GATEWAY, PORT, ZONE};
+use crate::shared::Shared;
+
+/// The container's port.
+const INSIDE: u16 = 40_000;
+
+struct Rig {
+    datagrams: Datagrams,
+    shared: Arc<Shared>,
+    dp: Datapath,
+    out: Outbox,
+    now: Instant,
+    poll: Poll,
+    far: UdpSocket,
+}
+
+impl Rig {
+    fn new() -> Self {
+        let now = Instant::from_secs(1000);
+        let (dp, out) = rig::network(100, now);
+        let shared = Arc::new(Shared::new(Arc::new(Limits::new(100, 100))));
+        let poll = Poll::new().unwrap();
+        let registry = poll.registry().try_clone().unwrap();
+        let datagrams = Datagrams::new(0, Arc::clone(&shared), registry);
+        let far = UdpSocket::bind("127.0.0.1:0").unwrap();
+        far.set_read_timeout(Some(std::time::Duration::from_secs(10))).unwrap();
+        Self { datagrams, shared, dp, out, now, poll, far }
+    }
+
+    /// The container sends to the far side, or to somebody else.
+    fn send(&mut self, to: SocketAddr) {
+        let SocketAddr::V4(addr) = to else { unreachable!("IPv4") };
+        let header = IpHeader::new(CONTAINER.into(), (*addr.ip()).into(), 17);
+        let mut frame = vec![0; header.transport() + 8 + 5];
+        header.emit(&mut frame, GATEWAY);
+        let datagram = &mut frame[header.transport()..];
+        datagram[..2].copy_from_slice(&INSIDE.to_be_bytes());
+        datagram[2..4].copy_from_slice(&to.port().to_be_bytes());
+        datagram[4..6].copy_from_slice(&13_u16.to_be_bytes());
+        datagram[8..].copy_from_slice(b"hello");
+        emit::fill_checksum(&header, datagram, 6);
+        let packet = Packet::parse(&frame, &Offload::NONE).unwrap();
+        let received = Received { port: PORT, place: 0, frame: &frame, offload: Offload::NONE };
+        let mut ctx = Context { dp: &mut self.dp, out: &mut self.out, now: self.now };
+        let tuple = packet.tuple().unwrap();
+        self.datagrams.outbound(&received, &packet, tuple, &mut ctx).unwrap();
+        self.datagrams.send_train(&mut ctx);
+        self.out.clear();
+    }
+
+    /// The container sends to the far side, which hears it, and from whom.
+    fn ask(&mut self) -> SocketAddr {
+        self.send(self.far.local_addr().unwrap());
+        let (_, from) = self.far.recv_from(&mut [0; 16]).unwrap();
+        from
+    }
+
+    /// The far side sends, and the container gets it. Returns how many frames it got.
+    fn answer(&mut self, to: SocketAddr) -> usize {
+        self.poll.poll(&mut Events::with_capacity(8), Some(std::time::Duration::ZERO)).unwrap();
+        self.far.send_to(b"answer", to).unwrap();
+        self.heard(Readiness { readable: true, ..Readiness::default() })
+    }
+
+    /// What poll says of the mapping's socket is handled. Returns how many frames the container gets.
+    fn heard(&mut self, readiness: Readiness) -> usize {
+        let mut events = Events::with_capacity(8);
+        self.poll.poll(&mut events, Some(std::time::Duration::from_secs(10))).unwrap();
+        let key = events.iter().next().map(|event| Key::from(event.token())).unwrap();
+        let mut ctx = Context { dp: &mut self.dp, out: &mut self.out, now: self.now };
+        self.datagrams.ready(key, readiness, &mut ctx);
+        let departures = self.out.departures();
+        let got = departures.iter().filter(|one| matches!(one.body, Body::Built(_))).count();
+        self.out.clear();
+        got
+    }
+
+    /// Whether the mapping lives, so many seconds later.
+    fn lives_after(&mut self, seconds: u64) -> bool {
+        self.now += Duration::from_secs(seconds);
+        let conntrack = Arc::clone(&self.dp.network().conntrack);
+        self.datagrams.sweep(&conntrack, self.now);
+        self.datagrams.len() > 0
+    }
+
+    fn of(&self, profile: Profile) {
+        let timeouts = *Timeouts::of(profile);
+        self.shared.set_policy(ZONE, Policy { timeouts, ..Policy::default() });
+    }
+}
+
+/// REQ-5, REQ-5b, REQ-5c: two minutes unanswered, five answered; less where the kernel's times are wanted.
+#[test]
+fn u5_a_silent_mapping_lasts_as_long_as_its_profile_says() {
+    for (profile, unanswered, answered) in [(Profile::Rfc, 120, 300), (Profile::Linux, 30, 120)] {
+        let mut rig = Rig::new();
+        rig.of(profile);
+        rig.ask();
+        assert!(rig.lives_after(unanswered - 1));
+        assert!(!rig.lives_after(2));
+        let outside = rig.ask();
+        assert_eq!(rig.answer(outside), 1);
+        assert!(rig.lives_after(answered - 1));
+        assert!(!rig.lives_after(2));
+        assert!(rig.dp.network().conntrack.is_empty());
+        assert_eq!(rig.shared.limits.flows(), 0);
+    }
+}
+
+/// REQ-5a: a question and its answer are not remembered for long, if it was one of a kind that is known.
+#[test]
+fn u5a_an_answered_query_is_over_after_ten_seconds() {
+    for port in [53, 123] {
+        let mut rig = Rig::new();
+        let to = SocketAddr::from(([127, 77, 0, 1], port));
+        rig.send(to);
+        assert!(rig.lives_after(119), "unanswered, it waits like any other");
+        rig.send(to);
+        let inside = TransportAddr::new(CONTAINER.into(), INSIDE);
+        let tuple = Tuple::new(Protocol::Udp, inside, to.into());
+        let entry = rig.dp.network().conntrack.entry(ZONE, tuple).unwrap();
+        entry.count(Direction::Reply, 1, 100);
+        assert!(rig.lives_after(9));
+        assert!(!rig.lives_after(2));
+    }
+}
+
+/// REQ-6: what the container sends keeps its mapping; whatever comes from outside does not.
+#[test]
+fn u6_only_what_goes_out_keeps_a_mapping() {
+    let mut rig = Rig::new();
+    let outside = rig.ask();
+    rig.answer(outside);
+    for _ in 0..5 {
+        assert!(rig.lives_after(299));
+        assert_eq!(rig.ask(), outside, "kept");
+    }
+    for _ in 0..29 {
+        assert!(rig.lives_after(10));
+        assert_eq!(rig.answer(outside), 1, "it comes in as long as the mapping lives");
+    }
+    assert!(!rig.lives_after(11));
+}
+
+/// REQ-12, RFC 5508 REQ-6: an error is told, and neither keeps the mapping nor ends it.
+#[test]
+fn u12_an_error_neither_ends_a_mapping_nor_keeps_it() {
+    let mut rig = Rig::new();
+    let outside = rig.ask();
+    let closed = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    for _ in 0..11 {
+        assert!(rig.lives_after(10));
+        rig.send(closed);
+        assert_eq!(rig.heard(Readiness { hung_up: true, ..Readiness::default() }), 1, "told");
+    }
+    assert_eq!(rig.ask(), outside, "the same mapping");
+    for _ in 0..11 {
+        assert!(rig.lives_after(10));
+        // Late words about what was sent long ago.
+        let mapping = rig.shared.mappings.iter().next().map(|held| Arc::clone(held.value()));
+        let fd = mapping.unwrap().outlet.fd.as_raw_fd();
+        let to = nix::sys::socket::SockaddrStorage::from(closed);
+        let flags = nix::sys::socket::MsgFlags::empty();
+        nix::sys::socket::sendto(fd, b"late", &to, flags).unwrap();
+        rig.heard(Readiness { hung_up: true, ..Readiness::default() });
+    }
+    assert!(!rig.lives_after(11), "two minutes after the last that went out");
+}
