@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use datapath::PortId;
 use nat::{Direction, Entry, TcpFlags, TransportAddr, Zone};
-use smoltcp::time::{Duration, Instant};
+use smoltcp::time::Instant;
 
 use super::receiving::Receiving;
 use super::segment::{Outgoing, Segment, SynOptions, WINDOW_SCALE};
@@ -18,9 +18,6 @@ use super::sending::{MAX_PAYLOAD, Sending};
 use super::seq::Seq;
 use crate::claims::Claim;
 use crate::limits::Lease;
-
-/// Longest retransmission timeout (RFC 6298 §2.5).
-pub(crate) const MAX_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Segments that open a connection before giving up; Linux `tcp_syn_retries` is 6.
 pub(crate) const MAX_OPENING_ATTEMPTS: u8 = 6;

@@ -420,6 +420,22 @@ fn without_room_the_window_closes() {
     assert_eq!(&got[..2], b"on");
 }
 
+/// RFC 6888 REQ-11: an attempt that conntrack gave up for a newer flow of its container's does not keep its
+/// socket for as long as the host would wait for an answer.
+#[test]
+fn an_attempt_that_gave_way_in_conntrack_is_over_soon() {
+    let mut rig = Rig::new(100);
+    let syn = Rig::segment(SYN, Seq(999), Seq(0), 65_535);
+    rig.inject(None, 4000, syn, &[]).0.unwrap();
+    rig.inject(None, 4001, syn, &[]).0.unwrap();
+    let conntrack = Arc::clone(&rig.dp.network().conntrack);
+    let dropped = conntrack.list(None).into_iter().find(|entry| entry.original.src.port == 4000);
+    conntrack.remove(&dropped.unwrap());
+    assert!(rig.advance(Duration::from_secs(7)).is_empty(), "and nobody is told");
+    assert_eq!((rig.tcp.len(), rig.limits.flows()), (1, 1));
+    assert_eq!(rig.tcp.attempts.live((ZONE, PORT)), 1);
+}
+
 /// RFC 5508 REQ-8: whoever opens more than may be tracked is told (ICMP 3/13).
 #[test]
 fn a_full_conntrack_is_told_to_who_wants_more() {

@@ -5,7 +5,7 @@
 
 use smoltcp::time::Duration;
 
-use super::flow::{Flow, MAX_ATTEMPTS, MAX_OPENING_ATTEMPTS, MAX_TIMEOUT, Stage, Waits};
+use super::flow::{Flow, MAX_ATTEMPTS, MAX_OPENING_ATTEMPTS, Stage, Waits};
 use super::table::{ACK, Tcp};
 use crate::context::Context;
 use crate::key::Key;
@@ -20,6 +20,9 @@ const KEEPALIVE_AFTER: Duration = Duration::from_secs(7_200);
 /// `tcp_keepalive_probes`).
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(75);
 const KEEPALIVE_PROBES: u8 = 9;
+
+/// How often an attempt to connect is looked at, whether conntrack still has it.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// Probes of a closed window once the far side is gone: a minute for the container to read what it said.
 const MAX_LAST_PROBES: u8 = 8;
@@ -58,7 +61,7 @@ impl Tcp {
         match flow.stage {
             Stage::Connecting => {
                 // The host's own SYNs have their own patience, which ends in ETIMEDOUT.
-                self.schedule(key, ctx.now + MAX_TIMEOUT, ctx.now);
+                self.schedule(key, ctx.now + LOOK, ctx.now);
             }
             Stage::Established => self.established_timeout(key, ctx),
             Stage::Opening | Stage::Accepting if flow.attempts > MAX_OPENING_ATTEMPTS => {

@@ -222,7 +222,7 @@ fn cut(packet: &[u8], room: usize, id: u16) -> Vec<Vec<u8>> {
         if v4 {
             piece[2..4].copy_from_slice(&u16::try_from(20 + part.len()).unwrap().to_be_bytes());
             piece[4..6].copy_from_slice(&id.to_be_bytes());
-            piece[6..8].copy_from_slice(&(more << 13 | place / 8).to_be_bytes());
+            piece[6..8].copy_from_slice(&((more << 13) | (place / 8)).to_be_bytes());
             piece[10..12].fill(0);
             let sum = piece.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])));
             let sum = sum.fold(0, |sum: u32, word| (sum + word) % 0xffff);

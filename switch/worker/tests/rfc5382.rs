@@ -15,7 +15,7 @@ use netns::{Kind, Netns};
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, setsockopt, socket, sockopt,
 };
-use station::{ACK, RST, SYN, Segment, Station};
+use station::{ACK, PSH, RST, SYN, Segment, Station, checksum, sum};
 
 /// Time for what must not happen.
 const A_MOMENT: Duration = Duration::from_millis(50);
@@ -135,6 +135,99 @@ fn a_container_that_dials_its_own_outside_port_is_refused() {
     let container = lab.container(10, Kind::Tap);
     let refused = dial_from(&container.netns, 40_000, at(HOST, 40_000)).unwrap_err();
     assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+}
+
+/// A far host no kernel plays: frames as they are on the wire, behind the offload header.
+struct Wire(OwnedFd);
+
+impl Wire {
+    const IP: usize = 10 + 14;
+    const TCP: usize = Self::IP + 20;
+
+    /// The next segment to `to` with exactly these flags, as the frame it came in.
+    #[track_caller]
+    fn await_segment(&self, to: SocketAddr, flags: u8) -> Vec<u8> {
+        let mut found = None;
+        wait_for("a segment on the wire", || {
+            let mut frame = vec![0; 70_000];
+            while let Ok(len) = netns::recv_frame(&self.0, &mut frame) {
+                let SocketAddr::V4(addr) = to else { unreachable!("IPv4") };
+                if len > Self::TCP + 13
+                    && frame[22..24] == [8, 0]
+                    && frame[Self::IP + 9] == 6
+                    && frame[Self::IP + 16..Self::TCP] == addr.ip().octets()
+                    && frame[Self::TCP + 2..Self::TCP + 4] == to.port().to_be_bytes()
+                    && frame[Self::TCP + 13] == flags
+                {
+                    found = Some(frame[..len].to_vec());
+                    return true;
+                }
+            }
+            false
+        });
+        found.unwrap()
+    }
+
+    /// Answers whoever sent `frame`.
+    fn answer(&self, frame: &[u8], flags: u8, seq: u32, ack: u32) {
+        let mut answer = vec![0; 10];
+        answer.extend([&frame[16..22], &frame[10..16], &[8, 0]].concat());
+        let mut ip = vec![0x45, 0, 0, 40, 0, 0, 0x40, 0, 64, 6, 0, 0];
+        let (src, dst) = (&frame[Self::IP + 16..Self::TCP], &frame[Self::IP + 12..Self::IP + 16]);
+        ip.extend([src, dst].concat());
+        let octets = checksum(sum(&ip, 0));
+        ip[10..12].copy_from_slice(&octets);
+        let mut tcp =
+            [&frame[Self::TCP + 2..Self::TCP + 4], &frame[Self::TCP..Self::TCP + 2]].concat();
+        tcp.extend([seq.to_be_bytes(), ack.to_be_bytes()].concat());
+        tcp.extend([0x50, flags, 0x20, 0, 0, 0, 0, 0]);
+        let octets = checksum(sum(&tcp, sum(&[src, dst].concat(), 6 + 20)));
+        tcp[16..18].copy_from_slice(&octets);
+        answer.extend(ip);
+        answer.extend(tcp);
+        netns::send_frame(&self.0, &answer).unwrap();
+    }
+}
+
+fn word(frame: &[u8], at: usize) -> u32 {
+    u32::from_be_bytes(frame[at..at + 4].try_into().unwrap())
+}
+
+/// REQ-2: the SYNs of both sides may cross. The host's kernel does it with its own, from the very port the far
+/// side has in mind, because that is the container's.
+#[test]
+fn t2_syns_that_cross_connect() {
+    if !lab::possible() {
+        return;
+    }
+    let lab = Lab::new(1);
+    mute(&lab);
+    let wire = Wire(lab.world.enter(|| netns::packet_sockets("down", 1)).unwrap().remove(0));
+    let station = Station::new(&lab, 10);
+    let far = at("192.0.2.5", 5000);
+    let syn = Segment {
+        src_port: 40_000,
+        dst_port: 5000,
+        seq: 1000,
+        flags: SYN,
+        window: 1000,
+        ..Segment::default()
+    };
+    station.send(far.ip(), &syn);
+    let first = wire.await_segment(far, SYN);
+    assert_eq!(first[Wire::TCP..Wire::TCP + 2], 40_000_u16.to_be_bytes());
+    wire.answer(&first, SYN, 7000, 0);
+    let both = wire.await_segment(far, SYN | ACK);
+    let seq = word(&first, Wire::TCP + 4);
+    assert_eq!((word(&both, Wire::TCP + 4), word(&both, Wire::TCP + 8)), (seq, 7001));
+    wire.answer(&first, ACK, 7001, seq.wrapping_add(1));
+    let answer = station.await_segment("SYN and ACK", |segment| segment.has(SYN | ACK));
+    assert_eq!(answer.ack, 1001);
+    let ack = answer.seq.wrapping_add(1);
+    let data = Segment { seq: 1001, ack, flags: ACK, data: b"crossed".to_vec(), ..syn };
+    station.send(far.ip(), &data);
+    let octets = wire.await_segment(far, ACK | PSH);
+    assert!(octets.ends_with(b"crossed"));
 }
 
 /// A router that takes everything and answers nothing.

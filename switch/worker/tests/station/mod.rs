@@ -85,7 +85,7 @@ pub struct Connection<'s> {
     pub window: u16,
 }
 
-fn sum(octets: &[u8], mut sum: u32) -> u32 {
+pub fn sum(octets: &[u8], mut sum: u32) -> u32 {
     for pair in octets.chunks(2) {
         sum += u32::from(u16::from_be_bytes([pair[0], *pair.get(1).unwrap_or(&0)]));
         sum = (sum & 0xffff) + (sum >> 16);
@@ -93,7 +93,7 @@ fn sum(octets: &[u8], mut sum: u32) -> u32 {
     sum
 }
 
-fn checksum(sum: u32) -> [u8; 2] {
+pub fn checksum(sum: u32) -> [u8; 2] {
     (!u16::try_from(sum).unwrap()).to_be_bytes()
 }
 
