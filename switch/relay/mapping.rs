@@ -1,5 +1,6 @@
 //! One mapping: a host socket, and whom it speaks to.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -30,9 +31,20 @@ pub(crate) struct Mapping {
 /// The far sides a mapping speaks to.
 #[derive(Debug)]
 pub(crate) struct Flows {
-    /// In the order of their far sides; none once the socket is about to close, when no more may join.
-    entries: Option<Vec<Arc<Entry>>>,
+    /// None once the socket is about to close, when no more may join.
+    entries: Option<Entries>,
 }
+
+/// By far side: nearly always one, and sixty thousand where somebody looks for others.
+#[derive(Debug)]
+enum Entries {
+    /// In order.
+    Few(Vec<Arc<Entry>>),
+    Many(BTreeMap<TransportAddr, Arc<Entry>>),
+}
+
+/// The most that are a few: so many pointers are moved in no time.
+const FEW: usize = 64;
 
 impl Mapping {
     /// A mapping that speaks to nobody yet, of the port that has the lease.
@@ -48,7 +60,7 @@ impl Mapping {
             inside,
             outside_port,
             outlet,
-            flows: Mutex::new(Flows { entries: Some(Vec::new()) }),
+            flows: Mutex::new(Flows { entries: Some(Entries::Few(Vec::new())) }),
             lease,
             _claim: claim,
         }
@@ -70,40 +82,61 @@ impl Mapping {
 
 impl Flows {
     pub(crate) fn len(&self) -> usize {
-        self.entries().len()
+        match &self.entries {
+            None => 0,
+            Some(Entries::Few(few)) => few.len(),
+            Some(Entries::Many(many)) => many.len(),
+        }
     }
 
     pub(crate) const fn closed(&self) -> bool {
         self.entries.is_none()
     }
 
-    fn entries(&self) -> &[Arc<Entry>] {
-        self.entries.as_deref().unwrap_or_default()
-    }
-
     /// Takes in one more flow, unless closed.
     pub(crate) fn add(&mut self, entry: Arc<Entry>) {
-        let Some(entries) = &mut self.entries else { return };
         let far = entry.original.dst;
-        let at = entries.partition_point(|held| held.original.dst < far);
-        if entries.is_empty() {
-            entries.reserve_exact(1); // Most mappings speak to one.
+        match &mut self.entries {
+            None => {}
+            Some(Entries::Few(few)) if few.len() < FEW => {
+                let at = few.partition_point(|held| held.original.dst < far);
+                if few.is_empty() {
+                    few.reserve_exact(1); // Most mappings speak to one.
+                }
+                few.insert(at, entry);
+            }
+            Some(Entries::Few(few)) => {
+                let named = few.drain(..).map(|held| (held.original.dst, held));
+                let mut many: BTreeMap<_, _> = named.collect();
+                many.insert(far, entry);
+                self.entries = Some(Entries::Many(many));
+            }
+            Some(Entries::Many(many)) => {
+                // What it replaces is tracked no more, or there would be two flows of one name.
+                many.insert(far, entry);
+            }
         }
-        entries.insert(at, entry);
     }
 
     /// Any flow that leads to that address, to whichever port: a look-up, not a search.
     pub(crate) fn towards(&self, far: IpAddr) -> Option<&Entry> {
-        let entries = self.entries();
-        let at = entries.partition_point(|held| held.original.dst.addr < far);
-        entries.get(at).map(|entry| &**entry).filter(|entry| entry.original.dst.addr == far)
+        let first = match self.entries.as_ref()? {
+            Entries::Few(few) => {
+                few.get(few.partition_point(|held| held.original.dst.addr < far))?
+            }
+            Entries::Many(many) => many.range(TransportAddr::new(far, 0)..).next()?.1,
+        };
+        Some(&**first).filter(|entry| entry.original.dst.addr == far)
     }
 
     /// Keeps those flows `which` holds for. Where there are none, it is closed.
-    pub(crate) fn keep(&mut self, which: impl FnMut(&Arc<Entry>) -> bool) {
-        let Some(entries) = &mut self.entries else { return };
-        entries.retain(which);
-        if entries.is_empty() {
+    pub(crate) fn keep(&mut self, mut which: impl FnMut(&Arc<Entry>) -> bool) {
+        match &mut self.entries {
+            None => return,
+            Some(Entries::Few(few)) => few.retain(which),
+            Some(Entries::Many(many)) => many.retain(|_, entry| which(entry)),
+        }
+        if self.len() == 0 {
             self.entries = None;
         }
     }
@@ -111,12 +144,51 @@ impl Flows {
 
 #[cfg(test)]
 mod tests {
+    use nat::{Direction, Owner, Tuple};
+    use smoltcp::time::Instant;
+
     use super::*;
 
     /// What a map of such slots takes for each: a hash table is between 7/16 and 7/8 full, and has an
     /// octet of its own for each slot.
     const fn slot<T>() -> usize {
         (size_of::<T>() + 1) * 16 / 7
+    }
+
+    /// However many far sides there are, each is found by its address, and goes when it is silent.
+    #[test]
+    fn far_sides_are_found_by_their_address_few_or_many() {
+        let inside = TransportAddr::new([192, 0, 2, 10].into(), 40_000);
+        let far = |n: u16| {
+            let [high, low] = (n / 2).to_be_bytes();
+            TransportAddr::new([198, 51, high, low].into(), 100 + n % 2)
+        };
+        for count in [1, 10, 64, 65, 5000] {
+            let mut flows = Flows { entries: Some(Entries::Few(Vec::new())) };
+            for n in (0..count).rev() {
+                let tuple = Tuple::new(Protocol::Udp, inside, far(n));
+                let entry = Entry::new(
+                    Zone(1),
+                    Direction::Original,
+                    tuple,
+                    tuple.inverse(),
+                    Owner(1),
+                    Instant::ZERO,
+                );
+                flows.add(Arc::new(entry));
+            }
+            assert_eq!(flows.len(), usize::from(count));
+            for n in 0..count {
+                let found = flows.towards(far(n).addr).unwrap();
+                assert_eq!(found.original.dst.addr, far(n).addr);
+            }
+            assert!(flows.towards([198, 50, 255, 255].into()).is_none());
+            assert!(flows.towards([198, 51, 255, 255].into()).is_none());
+            flows.keep(|entry| entry.original.dst == far(0));
+            assert_eq!((flows.len(), flows.closed()), (1, false));
+            flows.keep(|_| false);
+            assert!(flows.closed() && flows.len() == 0);
+        }
     }
 
     /// The product's bound is 512 octets of ours for an idle flow: the mapping, its one flow, and their
