@@ -65,6 +65,13 @@ impl Nat {
         {
             return Err(Refused::silently(Reason::BadChecksum));
         }
+        if headers.v6() && headers.protocol == Protocol::Udp && !undone.partial {
+            // RFC 8200 §8.1: a datagram must have a checksum.
+            let field = headers.transport + 6;
+            if packet.octets().get(field..field + 2) == Some(&[0, 0]) {
+                return Err(Refused::silently(Reason::BadChecksum));
+            }
+        }
         let Some(tuple) = passage.came else {
             if headers.body == Body::Error {
                 let related = self.related(packet, &mut passage, now, notes);
@@ -307,7 +314,7 @@ impl Nat {
             passage.standing = Standing::New { account, via: Via::Straight };
             return Ok(());
         };
-        let answer = matches!(passage.headers.body, Body::Query { .. });
+        let query = matches!(passage.headers.body, Body::Query { .. });
         let inside = mapping.inside();
         let led = Tuple { dst: inside.at, ..tuple };
         // Between containers: what the sender is shown with.
@@ -321,11 +328,16 @@ impl Nat {
                 passage.ingress.inside && self.is_knocked_by(&tuple, zone, shown, now)
             }
         };
-        if !may || answer || (passage.headers.protocol == Protocol::Tcp && !syn) {
+        // A question that shall reach nobody inside is for the address itself.
+        if query && !(may && passage.ingress.inside && inside.at.addr != tuple.src.addr) {
+            passage.standing = Standing::New { account, via: Via::Straight };
+            return Ok(());
+        }
+        if !may || (passage.headers.protocol == Protocol::Tcp && !syn) {
             if syn {
                 self.hold_unsolicited(zone, tuple, packet.octets(), now);
             }
-            if passage.ingress.inside && (syn || (!answer && tuple.protocol != Protocol::Tcp)) {
+            if passage.ingress.inside && (syn || tuple.protocol != Protocol::Tcp) {
                 self.knock(packet.octets(), passage, tuple, shown, now);
             }
             return Err(Refused::silently(Reason::Filtered(tuple.dst)));

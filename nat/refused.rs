@@ -14,7 +14,7 @@ use crate::window::OutOfWindow;
 pub enum Reason {
     /// Its headers contradict it or end early.
     Malformed,
-    /// An ICMP message whose checksum is wrong.
+    /// An ICMP message whose checksum is wrong, or a UDP datagram over IPv6 without one.
     BadChecksum,
     /// A TCP segment that cannot belong to its connection.
     Invalid(OutOfWindow),

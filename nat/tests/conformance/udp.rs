@@ -334,6 +334,15 @@ fn u16_no_checksum_stays_no_checksum() {
     assert_eq!(read(&lab.leave(&packet).unwrap()).body[6..8], [0, 0]);
 }
 
+/// RFC 8200 §8.1.
+#[test]
+fn u16_a_datagram_without_a_checksum_is_none_in_ipv6() {
+    let mut lab = Lab::default();
+    let mut packet = udp("[fd00:18::2]:40000", "[2001:db8:9::1]:9000", b"x");
+    packet[46..48].fill(0);
+    assert_eq!(lab.leave(&packet).unwrap_err().reason, Reason::BadChecksum);
+}
+
 /// RFC 6888 REQ-8: who comes next does not get what the last one had.
 #[test]
 fn r8_a_port_rests_before_another_container_has_it() {

@@ -8,15 +8,19 @@
 
 #![forbid(unsafe_code)]
 
+mod error;
 mod frame;
 mod nat;
 mod offload;
+mod packet;
 mod presence;
 pub mod runner;
 
+pub use error::error;
 pub use frame::frame;
 pub use nat::nat;
 pub use offload::offload;
+pub use packet::packet;
 pub use presence::presence;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -56,5 +60,15 @@ mod tests {
     #[test]
     fn presence_holds() {
         holds(crate::runner::PRESENCE);
+    }
+
+    #[test]
+    fn packet_holds() {
+        holds(crate::runner::PACKET);
+    }
+
+    #[test]
+    fn error_holds() {
+        holds(crate::runner::ERROR);
     }
 }

@@ -114,7 +114,7 @@ fn offer(nat: &Nat, packet: &[u8], undone: Undone, ingress: &Ingress, now: Insta
 
 /// Whether both say the same. A checksum has two zeros (RFC 1624 §3), and one that was wrong may come
 /// back as the other.
-fn reads_as(one: &[u8], other: &[u8]) -> bool {
+pub(crate) fn reads_as(one: &[u8], other: &[u8]) -> bool {
     let zero = |word: &[u8]| matches!(word, [0, 0] | [0xff, 0xff]);
     one.len() == other.len()
         && one.chunks(2).zip(other.chunks(2)).all(|(a, b)| a == b || (zero(a) && zero(b)))

@@ -36,6 +36,11 @@ pub const NAT: Target = Target { name: "nat", run: crate::nat };
 /// The station on a segment.
 pub const PRESENCE: Target = Target { name: "presence", run: crate::presence };
 
+/// One packet through the NAT.
+pub const PACKET: Target = Target { name: "packet", run: crate::packet };
+/// ICMP errors about translated packets.
+pub const ERROR: Target = Target { name: "error", run: crate::error };
+
 /// How long to run, on what.
 #[derive(Clone, Debug, Default)]
 pub struct Plan {

@@ -1,0 +1,7 @@
+//! The packet target under libFuzzer.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| {
+    fuzz::packet(input);
+});
