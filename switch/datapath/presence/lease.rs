@@ -87,6 +87,8 @@ pub(crate) struct Client {
     /// Refused and declined addresses since the last that held.
     failures: u32,
     lease: Option<Lease>,
+    /// The address of a lease that has expired, which is asked for first (RFC 2131 §4.4.1).
+    last: Option<Ipv4Addr>,
     /// Why the last lease is gone.
     pub(crate) lost: Lost,
 }
@@ -109,6 +111,7 @@ impl Client {
             sent: 0,
             failures: 0,
             lease: None,
+            last: None,
             lost: Lost::Expired,
         };
         client.begin_after(Duration::ZERO, now, chance);
@@ -230,11 +233,9 @@ impl Client {
         let lease = self.lease.as_ref();
         let own = lease.map_or(Ipv4Addr::UNSPECIFIED, |lease| lease.address.address());
         let ask = match self.state {
-            State::Init | State::Bound | State::Selecting => Ask {
-                kind: DhcpMessageType::Discover,
-                wanted: lease.map(|lease| lease.address.address()),
-                ..base
-            },
+            State::Init | State::Bound | State::Selecting => {
+                Ask { kind: DhcpMessageType::Discover, wanted: self.last, ..base }
+            }
             State::Requesting { wanted, server } => {
                 Ask { wanted: Some(wanted), server: Some(server), ..base }
             }
@@ -335,7 +336,8 @@ impl Client {
     }
 
     fn lose(&mut self, why: Lost) {
-        self.lease = None;
+        let lease = self.lease.take();
+        self.last = lease.filter(|_| why == Lost::Expired).map(|lease| lease.address.address());
         self.lost = why;
     }
 
@@ -364,6 +366,7 @@ impl Client {
         out: &mut Outbox,
     ) {
         let Some(lease) = self.lease.take() else { return };
+        self.last = None;
         self.lost = Lost::Conflict;
         self.begin_transaction(now, chance);
         let decline = Ask {

@@ -170,7 +170,8 @@ fn section_4_4_5_t1_renews_with_the_server_t2_with_anybody_and_the_end_is_the_en
     let address = "192.0.2.5/24".parse().unwrap();
     let lost = Change::Lost { address, origin: Origin::Dhcp, why: Lost::Expired };
     assert_eq!(lab.changes(), [lost, Change::Routes, Change::Dns]);
-    assert_eq!(after.iter().map(|(.., message)| message.kind()).collect::<Vec<_>>(), [DISCOVER]);
+    let [(.., discover)] = &after[..] else { panic!("{after:?}") };
+    assert_eq!((discover.kind(), discover.address(50)), (DISCOVER, Some(v4(5))), "§4.4.1");
 }
 
 #[test]
