@@ -7,8 +7,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use nat::{
-    Account, Config, Conntrack, Direction, Egress, Entry, Ingress, Match, Nat, NoNotes, Owner,
-    Profile, Protocol, Rule, Rules, Source, TransportAddr, Tuple, Undone, Zone,
+    Account, Config, Conntrack, Destination, Direction, Egress, Entry, Ingress, Match, Nat,
+    NoNotes, Npt, Owner, Profile, Protocol, Rule, Rules, Source, TransportAddr, Tuple, Undone,
+    Zone,
 };
 use smoltcp::time::Instant;
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
@@ -75,35 +76,78 @@ fn a_flow_is_small_and_an_established_one_allocates_nothing() {
     translation_of_a_known_flow_allocates_nothing();
 }
 
+/// Masquerade; a port published to a client of the other IP version (NAT46); a prefix translated without state;
+/// each both ways, and with a partial checksum on a frame still to be segmented.
 fn translation_of_a_known_flow_allocates_nothing() {
     let uplink = Zone(100);
-    let nat = Nat::new(Arc::new(Conntrack::new(1000, Profile::Rfc)), Config::new(uplink, [7; 16]));
+    let config = Config {
+        nat46: Some(Ipv4Addr::new(198, 18, 0, 1)..=Ipv4Addr::new(198, 18, 0, 1)),
+        ..Config::new(uplink, [7; 16])
+    };
+    let nat = Nat::new(Arc::new(Conntrack::new(1000, Profile::Rfc)), config);
+    let alice = Ipv4Addr::new(172, 18, 0, 2);
+    let to = Destination::To {
+        addr: alice.into(),
+        first_port: Some(80),
+        account: Account(1),
+        zone: Zone(1),
+    };
+    let published = Match { dst_ports: 8080..=8080, ..Match::ANY };
     let matches = Match { to: Some(uplink), ..Match::ANY };
-    nat.set_rules(Rules::new(vec![], vec![Rule::new(matches, Source::Masquerade)]));
+    nat.set_rules(Rules::new(
+        vec![Rule::new(published, to)],
+        vec![Rule::new(matches, Source::Masquerade)],
+    ));
+    let prefix = |text: &str| text.parse().unwrap();
+    nat.set_prefixes(
+        Npt::new(uplink, prefix("fd00:77::/48"), prefix("2001:db8:77::/48")).into_iter().collect(),
+    );
     let shown: IpAddr = Ipv4Addr::new(203, 0, 113, 1).into();
     let inside = Ingress { zone: Zone(1), inside: true, account: Account(1), mtu: 1500 };
     let outside = Ingress { zone: uplink, inside: false, ..inside };
     let addresses = [shown];
     let out = Egress { zone: uplink, inside: false, mtu: 1500, addresses: &addresses };
     let back = Egress { zone: Zone(1), inside: true, ..out };
-    let (alice, far) = (Ipv4Addr::new(172, 18, 0, 2), Ipv4Addr::new(198, 51, 100, 2));
-    let question = datagram(alice, far, (4000, 9));
-    let answer = datagram(far, Ipv4Addr::new(203, 0, 113, 1), (9, 4000));
-    let mut packet = Vec::with_capacity(64);
-    let mut pass = |octets: &[u8], ingress: &Ingress, egress: &Egress<'_>| {
+    let far = Ipv4Addr::new(198, 51, 100, 2);
+    let v6 = |text: &str| text.parse::<std::net::Ipv6Addr>().unwrap();
+    let client = v6("2001:db8:9::1");
+    let pairs = [
+        [datagram(alice, far, (4000, 9)), datagram(far, Ipv4Addr::new(203, 0, 113, 1), (9, 4000))],
+        [
+            datagram_v6(client, v6("2001:db8:1::1"), (5000, 8080)),
+            datagram(alice, Ipv4Addr::new(198, 18, 0, 1), (80, 5000)),
+        ],
+        [
+            datagram_v6(v6("fd00:77::2"), client, (4000, 9)),
+            datagram_v6(client, v6("2001:db8:77:f9d1::2"), (9, 4000)),
+        ],
+    ];
+    let mut packet = Vec::with_capacity(128);
+    let mut pass = |octets: &[u8], undone: Undone| {
         packet.clear();
         packet.extend_from_slice(octets);
-        let undone = Undone::default();
+        let from_inside = octets[12..14] == [172, 18] || octets[8..10] == [0xfd, 0];
+        let (ingress, egress) = if from_inside { (&inside, &out) } else { (&outside, &back) };
         let mut passage = nat.prerouting(&mut packet, undone, ingress, NOW, &mut NoNotes).unwrap();
         let sent = nat.postrouting(&mut packet, &mut passage, egress, None, NOW, &mut NoNotes);
         assert_eq!(sent, Ok(nat::Sent::Whole));
     };
-    pass(&question, &inside, &out);
-    pass(&answer, &outside, &back);
-    let region = Region::new(ALLOCATOR);
-    for _ in 0..1000 {
-        pass(&question, &inside, &out);
-        pass(&answer, &outside, &back);
+    for undone in [Undone::default(), Undone { partial: true, segment: Some(1200) }] {
+        pairs.iter().flatten().for_each(|octets| pass(octets, undone));
+        let region = Region::new(ALLOCATOR);
+        for _ in 0..1000 {
+            pairs.iter().flatten().for_each(|octets| pass(octets, undone));
+        }
+        assert_eq!(region.change().allocations, 0, "{undone:?}");
     }
-    assert_eq!(region.change().allocations, 0);
+}
+
+fn datagram_v6(from: std::net::Ipv6Addr, to: std::net::Ipv6Addr, ports: (u16, u16)) -> Vec<u8> {
+    let mut packet = vec![0x60, 0, 0, 0, 0, 8, 17, 64];
+    packet.extend_from_slice(&from.octets());
+    packet.extend_from_slice(&to.octets());
+    packet.extend_from_slice(&ports.0.to_be_bytes());
+    packet.extend_from_slice(&ports.1.to_be_bytes());
+    packet.extend_from_slice(&[0, 8, 0x12, 0x34]);
+    packet
 }

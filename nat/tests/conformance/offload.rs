@@ -126,6 +126,23 @@ fn datagrams_still_to_be_segmented_keep_their_partial_checksum() {
     }
 }
 
+/// The sum of a pseudo-header has no ports in it: another port leaves a partial checksum as it is.
+#[test]
+fn another_port_is_no_matter_of_a_partial_checksum() {
+    for ([client, server, shown], bob) in PATHS.into_iter().zip(["172.18.0.3", "[fd00:18::3]"]) {
+        for packet in [control, |from: &str, to: &str, _, _, _| udp(from, to, b"hello")] {
+            let mut lab = Lab { undone: PARTIAL, ..Lab::default() };
+            lab.leave(&partial(packet(client, server, SYN, 1, 0))).unwrap();
+            let bobs = format!("{bob}:40000");
+            let sent = lab.leave(&partial(packet(&bobs, server, SYN, 1, 0))).unwrap();
+            let seen = read(&finish(sent)).src;
+            assert_ne!(seen.to_string(), shown, "a port of his own");
+            let answer = partial(packet(server, &seen.to_string(), SYN_ACK, 9, 2));
+            read(&finish(lab.arrive(&answer).unwrap())).goes(server, &bobs);
+        }
+    }
+}
+
 /// RFC 6691: a SYN whose checksum is still to be made says what the way carries, too.
 #[test]
 fn t14_the_mss_of_an_offloaded_syn_is_lowered() {
