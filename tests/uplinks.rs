@@ -279,3 +279,76 @@ fn what_is_asked_of_translation_is_what_the_world_sees() {
     drop(web);
     scene.is_clean();
 }
+
+/// A router and DHCP server of the world's: dnsmasq, which says each message it sees.
+fn router(scene: &Scene) -> Running {
+    for address in ["172.18.0.1/16", "fe80::2/64"] {
+        let add = || netns::link::add_address("down0", address.parse().unwrap());
+        scene.world.enter(add).unwrap();
+    }
+    let mut command = scene.as_root("dnsmasq");
+    command.args(["--keep-in-foreground", "--conf-file=/dev/null", "--port=0", "--log-facility=-"]);
+    command.args(["--user=root", "--pid-file=", "--interface=down0", "--bind-interfaces"]);
+    command.args(["--log-dhcp", "--no-ping", "--dhcp-authoritative", "--enable-ra"]);
+    command.args(["--dhcp-range=172.18.0.50,172.18.0.60,255.255.0.0,1h"]);
+    command.args(["--dhcp-option=option:router,172.18.0.1"]);
+    command.args(["--dhcp-option=option:dns-server,172.18.0.53"]);
+    command.arg("--dhcp-range=2001:db8:7::,ra-only,64");
+    command.arg(format!("--dhcp-leasefile={}", scene.file("leases").display()));
+    let router = Running::start(&scene.world, command);
+    router.says("DHCP, IP range");
+    router
+}
+
+#[test]
+fn a_station_asks_for_its_addresses_and_its_networks_step_aside() {
+    let (true, Some(scene)) = (clients(&["ping", "dnsmasq"]), scene()) else { return };
+    let router = router(&scene);
+    // The next pool is the one the lease will be of, and nobody can know (RFC 4787 REQ-7).
+    let create = ["network", "create", "--subnet", "fd00:9::/64", "--uplink", "raw:up0", "lan"];
+    let made = scene.run(create).succeeded();
+    assert!(
+        made.stderr.contains("172.18.0.0/16 overlaps 172.18.0.0/16, the segment of raw:up0"),
+        "{made:?}"
+    );
+    let lan = network(&scene, "lan");
+    assert_eq!(lan["IPAM"]["Config"][0]["Subnet"], "172.19.0.0/16", "{lan:#}");
+    let uplink = &lan["Uplink"];
+    assert_eq!((&uplink["Status"], &uplink["Conflicts"]), (&"up".into(), &serde_json::json!([])));
+    assert_eq!(uplink["Lease"]["Server"], "172.18.0.1", "{uplink:#}");
+    assert_eq!(uplink["Lease"]["Dns"], serde_json::json!(["172.18.0.53"]));
+    let lease = uplink["Lease"]["ExpiresIn"].as_u64().unwrap();
+    assert!((3500..=3600).contains(&lease), "{lease}");
+    let origins = |uplink: &Value| -> Vec<String> {
+        let addresses = uplink["Addresses"].as_array().cloned().unwrap_or_default();
+        let valid = addresses.iter().filter(|address| address["State"] == "valid");
+        valid.map(|address| address["Origin"].as_str().unwrap_or_default().to_owned()).collect()
+    };
+    wait_for("an address of each family", || {
+        origins(&network(&scene, "lan")["Uplink"]) == ["dhcp", "slaac"]
+    });
+    for world in ["172.18.0.1", WORLD6] {
+        scene
+            .run(["run", "--network", "lan", "--", "ping", "-n", "-c", "1", "-W", "9", world])
+            .succeeded();
+    }
+    // Given up, the address is the server's again.
+    scene.run(["network", "rm", "lan"]).succeeded();
+    router.says("DHCPRELEASE");
+    drop(router);
+    scene.is_clean();
+}
+
+#[test]
+fn a_segment_whose_interface_goes_away_is_shown_as_dead() {
+    let Some(scene) = scene() else { return };
+    let uplink = "raw:up0,address=198.51.100.5/24,address6=none";
+    scene.run(["network", "create", "--uplink", uplink, "lan"]).succeeded();
+    scene.host.enter(|| netns::link::delete("up0")).unwrap();
+    wait_for("its end to be seen", || {
+        let status = network(&scene, "lan")["Uplink"]["Status"].clone();
+        status.as_str().unwrap_or_default().starts_with("dead (")
+    });
+    scene.run(["network", "rm", "lan"]).succeeded();
+    scene.is_clean();
+}

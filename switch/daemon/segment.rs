@@ -173,7 +173,9 @@ impl Segment {
         row: Option<&SegmentRow>,
         networks: impl Iterator<Item = &'a Network> + Clone,
     ) -> api::Station {
-        let addresses = row.map(|row| &row.addresses[..]).unwrap_or_default();
+        let mut addresses = row.map(|row| row.addresses.clone()).unwrap_or_default();
+        // As they come is as they were learnt.
+        addresses.sort_by_key(|address| IpAddr::from(address.cidr.address()).is_ipv6());
         let valid = addresses.iter().any(|address| address.state == AddressState::Valid);
         let mut conflicts: Vec<_> = addresses
             .iter()
