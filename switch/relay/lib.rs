@@ -4,7 +4,7 @@
 //! published port turns a client of the host into a flow to the container. A worker has one [`Relay`]
 //! for all networks; it is called with a packet or a ready socket, and leaves frames in the outbox.
 //!
-//! Read `key.rs` for how flows are named, `tcp/` for TCP, `datagram.rs` for UDP and echo, `publish.rs`
+//! Read `key.rs` for how flows are named, `tcp/` for TCP, `datagram/` for UDP and echo, `publish.rs`
 //! for published ports, `splice/` for those relayed socket to socket, `limits.rs` for the bounds.
 
 #![forbid(unsafe_code)]
@@ -25,8 +25,6 @@ mod publish;
 mod published;
 mod quote;
 mod relay;
-#[cfg(test)]
-mod rig;
 mod shared;
 mod socket;
 mod splice;

@@ -12,11 +12,11 @@ use nat::{Direction, Profile, Protocol, Timeouts, TransportAddr, Tuple};
 use smoltcp::time::{Duration, Instant};
 
 use super::Datagrams;
+use crate::context::rig::{self, CONTAINER, GATEWAY, PORT, ZONE};
 use crate::context::{Context, Readiness};
 use crate::key::Key;
 use crate::limits::Limits;
 use crate::policy::Policy;
-use crate::rig::{self, CONTAINER, GATEWAY, PORT, ZONE};
 use crate::shared::Shared;
 
 /// The container's port.

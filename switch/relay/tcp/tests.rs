@@ -14,11 +14,11 @@ use smoltcp::time::{Duration, Instant};
 use super::segment::{Outgoing, Segment, read};
 use super::seq::Seq;
 use super::table::{ACK, RST, SYN, Tcp};
+use crate::context::rig::{self, CONTAINER, GATEWAY, PORT, ZONE};
 use crate::context::{Context, Readiness};
 use crate::key::Key;
 use crate::limits::{Limits, MAX_PENDING_PER_PORT};
 use crate::policy::Policy;
-use crate::rig::{self, CONTAINER, GATEWAY, PORT, ZONE};
 use crate::shared::Shared;
 
 const READY: Readiness =
