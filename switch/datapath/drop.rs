@@ -42,7 +42,8 @@ reasons! {
     /// The source station, or the address an ARP or NDP message claims, is the gateway's own, and the
     /// gateway did not send it.
     SpoofedGateway = "spoofed_gateway",
-    /// An ARP or NDP message claims the address of another endpoint.
+    /// An ARP or NDP message claims the address of another endpoint, or a packet to be routed has it for its
+    /// source.
     SpoofedNeighbour = "spoofed_neighbour",
     /// The destination is one of 01:80:C2:00:00:00-0F, which no bridge forwards (802.1Q §8.6.3).
     ReservedGroup = "reserved_group",

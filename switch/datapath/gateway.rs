@@ -159,6 +159,12 @@ impl Datapath {
         if !gateway.on_link(packet.src) && !is_link_local(packet.src) {
             return Err(DropReason::ForeignSource);
         }
+        // Who sends from another endpoint's address would use up, and could end, its flows. Most send from
+        // the addresses they were given, which asks nobody.
+        let port = self.port(received.port);
+        if !port.is_some_and(|port| port.addresses.contains(&packet.src)) {
+            self.network.neighbours.check(packet.src, received.port)?;
+        }
         let route = Route::lookup(&self.config, self.host, packet.dst);
         // On the way to a segment the NAT looks for the flow, relayed or its own.
         let crosses = route == Route::Uplink && matches!(self.config.uplink, Uplink::Raw(_));

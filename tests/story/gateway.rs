@@ -117,6 +117,23 @@ fn a_protocol_the_uplink_cannot_carry_is_prohibited() {
     }
 }
 
+/// Strict reverse path (RFC 3704 §2.2), as far as addresses were given: nobody speaks to the world as another
+/// endpoint.
+#[test]
+fn a_packet_with_another_endpoints_source_is_not_routed() {
+    let mut lab = lab_with(config());
+    lab.attach_known(P2, BOB);
+    for (v6, _) in FAMILIES {
+        let packet = ip(BOB.addr(v6), WORLD.addr(v6)).udp(4000, 53, b"as Bob");
+        lab.inject(P1, &up(&packet)).dropped(DropReason::SpoofedNeighbour);
+        let frame = framed(BOB.mac, GATEWAY.mac, &packet);
+        lab.inject(P2, &frame).for_uplink();
+        // An address nobody was given is whoever's says so.
+        let packet = ip(ALICE.addr(v6), WORLD.addr(v6)).udp(4000, 53, b"as Alice");
+        lab.inject(P1, &up(&packet)).for_uplink();
+    }
+}
+
 /// RFC 1122 §3.2.2.1, RFC 4443 §3.4.
 #[test]
 fn a_protocol_the_gateway_does_not_speak_is_unreachable() {
