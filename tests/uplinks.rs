@@ -340,15 +340,23 @@ fn a_station_asks_for_its_addresses_and_its_networks_step_aside() {
 }
 
 #[test]
-fn a_segment_whose_interface_goes_away_is_shown_as_dead() {
-    let Some(scene) = scene() else { return };
+fn a_segment_whose_interface_goes_down_or_away_is_shown_so() {
+    let (true, Some(scene)) = (clients(&["ping"]), scene()) else { return };
     let uplink = "raw:up0,address=198.51.100.5/24,address6=none";
     scene.run(["network", "create", "--uplink", uplink, "lan"]).succeeded();
+    let status = || network(&scene, "lan")["Uplink"]["Status"].clone();
+    assert_eq!(status(), "up");
+    scene.world.enter(|| netns::link::set_down("down0")).unwrap();
+    wait_for("the carrier to go", || status() == "no carrier");
+    scene.host.enter(|| netns::link::set_down("up0")).unwrap();
+    assert!(status().as_str().unwrap_or_default().starts_with("down ("), "{}", status());
+    scene.host.enter(|| netns::link::set_up("up0")).unwrap();
+    scene.world.enter(|| netns::link::set_up("down0")).unwrap();
+    wait_for("the carrier to come back", || status() == "up");
+    let ping = ["run", "--network", "lan", "--", "ping", "-n", "-c", "1", "-W", "9", WORLD];
+    scene.run(ping).succeeded();
     scene.host.enter(|| netns::link::delete("up0")).unwrap();
-    wait_for("its end to be seen", || {
-        let status = network(&scene, "lan")["Uplink"]["Status"].clone();
-        status.as_str().unwrap_or_default().starts_with("dead (")
-    });
+    wait_for("its end to be seen", || status().as_str().unwrap_or_default().starts_with("dead ("));
     scene.run(["network", "rm", "lan"]).succeeded();
     scene.is_clean();
 }

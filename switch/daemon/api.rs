@@ -139,7 +139,8 @@ pub struct Network {
 pub struct Station {
     /// The host's interface on that segment.
     pub interface: String,
-    /// `up`, `asking` while it has no address it may use, or `dead` and why.
+    /// `up`; `asking` while it has no address it may use; `no carrier`, or `down` and why, while its
+    /// interface carries nothing; `dead` and why when that is gone.
     pub status: String,
     /// Its MAC address.
     pub mac_address: String,

@@ -108,8 +108,12 @@ impl Daemon {
     /// All networks.
     pub fn networks(&self) -> Vec<api::Network> {
         let rows = self.switch.segment_rows();
-        let registry = self.registry();
-        registry.networks.values().map(|network| registry.describe(network, &rows)).collect()
+        let mut networks: Vec<_> = {
+            let registry = self.registry();
+            registry.networks.values().map(|network| registry.describe(network, &rows)).collect()
+        };
+        networks.iter_mut().filter_map(|network| network.uplink.as_mut()).for_each(look_at_wire);
+        networks
     }
 
     /// One network, by name, id or an unambiguous beginning of that.
@@ -119,9 +123,12 @@ impl Daemon {
     /// There is none.
     pub fn network(&self, name: &str) -> Result<api::Network, Error> {
         let rows = self.switch.segment_rows();
-        let registry = self.registry();
-        let network = registry.network(name)?;
-        Ok(registry.describe(network, &rows))
+        let mut network = {
+            let registry = self.registry();
+            registry.describe(registry.network(name)?, &rows)
+        };
+        network.uplink.as_mut().into_iter().for_each(look_at_wire);
+        Ok(network)
     }
 
     /// Tells the workers of the host's addresses where those have changed.
@@ -168,6 +175,18 @@ impl Daemon {
 
     pub(crate) fn changes(&self) -> MutexGuard<'_, ()> {
         self.changes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Says so where a station that has all it needs is on an interface that is down or has no carrier.
+fn look_at_wire(station: &mut api::Station) {
+    if station.status.starts_with("dead") {
+        return;
+    }
+    match netns::look_at(&station.interface) {
+        Ok(facts) if facts.carrier => {}
+        Ok(_) => "no carrier".clone_into(&mut station.status),
+        Err(error) => station.status = format!("down ({error})"),
     }
 }
 

@@ -11,6 +11,7 @@ pub(crate) const CASES: &[Case] = &[
     ("networks come and go", networks_come_and_go),
     ("a subnet of the host's is refused by name", a_subnet_of_the_hosts_is_refused_by_name),
     ("refusals are JSON with a status", refusals_are_json_with_a_status),
+    ("an uplink reads as it is written", an_uplink_reads_as_it_is_written),
     ("a gateway comes and goes while containers run", a_gateway_comes_and_goes),
     ("a transient network goes with its endpoint", a_transient_network_goes),
 ];
@@ -112,6 +113,20 @@ fn refusals_are_json_with_a_status() {
         ),
         ("POST", "/v1/networks", r#"{"Name": "nn", "Gateways": ["10.0.0.1"]}"#, 400, "10.0.0.1"),
         ("POST", "/v1/networks", r#"{"Name": "nn", "Mtu": 67}"#, 400, "67"),
+        ("POST", "/v1/networks", r#"{"Name": "nn", "Uplink": "tap"}"#, 400, "raw:IF or bridge:IF"),
+        (
+            "POST",
+            "/v1/networks",
+            r#"{"Name": "nn", "Uplink": "raw:nic9"}"#,
+            400,
+            "no interface nic9",
+        ),
+        ("POST", "/v1/networks", r#"{"Name": "nn", "Timeouts": "bsd"}"#, 400, "rfc or linux"),
+        ("POST", "/v1/networks", r#"{"Name": "nn", "SnatTo": ["192.0.2.1"]}"#, 400, "raw:IF"),
+        ("PATCH", "/v1/networks/bridge", r#"{"Filtering": "eih"}"#, 400, "eif (anybody"),
+        ("PATCH", "/v1/networks/bridge", r#"{"Uplink": "bridge:lo"}"#, 400, "make another"),
+        ("GET", "/v1/nat?network=nn", "", 404, "nn"),
+        ("GET", "/v1/nat?network=bridge", "", 400, "has the uplink sockets"),
         ("POST", "/v1/networks", &long, 413, "limit"),
         ("GET", "/v1/networks/nn", "", 404, "nn"),
         ("GET", "/v1/endpoints/c1", "", 404, "c1"),
@@ -165,6 +180,61 @@ fn a_gateway_comes_and_goes() {
     let uplink = NetworkChange { uplink: Some(Uplink::None), ..NetworkChange::default() };
     let changed = daemon.client.change_network("br0", &uplink).expect("changed");
     assert_eq!(changed.options["pontoon.uplink"], "none");
+}
+
+/// What is written is what the API answers, and what its station has is beside it.
+fn an_uplink_reads_as_it_is_written() {
+    let here = netns::Netns::current().expect("ours");
+    let other = netns::Netns::create().expect("another");
+    netns::link::create_veth_pair("nic0", &here, "far", &other).expect("a pair");
+    other.enter(|| netns::link::set_up("far")).expect("up");
+    netns::link::set_up("nic0").expect("up");
+    let daemon = Daemon::start();
+    let body = r#"{"Name": "lan", "Subnets": ["10.9.0.0/24", "fd00:9::/64"], "Filtering": "apdf",
+        "Timeouts": "linux,icmp=90", "Prefixes6": ["fd00:9::/64=2001:db8:9::/64"],
+        "Uplink": "raw:nic0,address=203.0.113.5/24,address6=none"}"#;
+    let (status, made) = daemon.request("POST", "/v1/networks", body);
+    assert_eq!(status, 201, "{made}");
+    let made: Value = serde_json::from_str(&made).expect("JSON");
+    for (option, value) in [
+        ("pontoon.uplink", "raw:nic0,address=203.0.113.5/24,address6=none"),
+        ("pontoon.filtering", "apdf"),
+        ("pontoon.timeouts", "linux,icmp=90s"),
+        ("pontoon.prefix6", "fd00:9::/64=2001:db8:9::/64"),
+    ] {
+        assert_eq!(made["Options"][option], value);
+    }
+    let station = &made["Uplink"];
+    assert_eq!((&station["Interface"], &station["Status"]), (&"nic0".into(), &"up".into()));
+    let address = &station["Addresses"][0];
+    assert_eq!(
+        (&address["Address"], &address["State"]),
+        (&"203.0.113.5/24".into(), &"valid".into())
+    );
+    let container = Container::new();
+    let mut attach = container.request("c1");
+    (attach.network, attach.ports) =
+        ("lan".into(), vec!["8000-8009:80-89".into(), "53:53/udp".into()]);
+    daemon.client.attach(&attach).expect("attached");
+    let nat = &daemon.client.nat(Some("nic0")).expect("a NAT")[0];
+    let published = nat.rules.iter().filter(|rule| rule.target == "DNAT");
+    let published: Vec<_> =
+        published.map(|rule| (rule.ports, rule.changed_to.as_deref())).collect();
+    assert_eq!(
+        published,
+        [(Some((8000, 8009)), Some("10.9.0.2:80")), (Some((53, 53)), Some("10.9.0.2:53")),]
+    );
+    daemon.client.detach("c1").expect("detached");
+    let nat = &daemon.client.nat(Some("lan")).expect("a NAT")[0];
+    assert!(nat.rules.iter().all(|rule| rule.target != "DNAT"), "{nat:?}");
+    daemon.client.remove_network("lan").expect("removed");
+    assert!(daemon.client.nat(None).expect("a list").is_empty());
+    // The other end's namespace goes, and the pair with it.
+    drop((daemon, other));
+    crate::lab::until("the pair's end", || {
+        let interfaces = netns::interfaces().expect("interfaces");
+        interfaces.iter().all(|interface| interface.name != "nic0").then_some(())
+    });
 }
 
 fn a_transient_network_goes() {
