@@ -28,8 +28,10 @@ const ARROWS: [(&str, &[&str]); 8] = [
 ];
 
 /// What the pure crates may lean on: maps, codecs, derives. A crate that opens anything has no place here.
-const PURE: [(&str, &[&str]); 2] =
-    [("nat", &["dashmap", "hashbrown", "smoltcp"]), ("datapath", &["dashmap", "nat", "smoltcp"])];
+const PURE: [(&str, &[&str]); 2] = [
+    ("nat", &["arc-swap", "dashmap", "hashbrown", "smoltcp"]),
+    ("datapath", &["dashmap", "nat", "smoltcp"]),
+];
 
 /// What a pure crate's source never names.
 const IMPURE: [&[&str]; 12] = [
