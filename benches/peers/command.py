@@ -19,7 +19,7 @@ from typing import Iterator, Optional
 
 from . import build, chart, machine, packages, report
 from .cells import CELLS, chosen
-from .field import OTHERS, Peer, Pontoon
+from .field import OTHERS, Peer, Pontoon, Raw, Veth
 from .field.rootlesskit import take_user_back
 from .loads import Bench
 from .measure import Plan, measure, total
@@ -102,6 +102,8 @@ def show() -> int:
         print(f"{peer.name:18} {peer.about}")
     print(f"{'pontoon-splice':18} the same with ports published as PORT{SPLICE} (hides the client's address)")
     print(f"{'pontoon-busy':18} the same with daemon {BUSY_POLL}")
+    for peer in (Veth("pontoon-veth", ""), Raw("pontoon-raw", "")):
+        print(f"{peer.name:18} {peer.about}")
     return 0
 
 
@@ -131,7 +133,7 @@ def field(asked: argparse.Namespace) -> list[Peer]:
     if not any("=" in word for word in asked.pontoon):
         path = ours[0].binary if ours else ""
         ours = [Pontoon("pontoon", path), Pontoon("pontoon-splice", path, spec=SPLICE),
-                Pontoon("pontoon-busy", path, daemon=(BUSY_POLL,))]
+                Pontoon("pontoon-busy", path, daemon=(BUSY_POLL,)), Veth("pontoon-veth", path), Raw("pontoon-raw", path)]
     known = [*(kind() for kind in OTHERS), *ours]
     for glob in globs:
         if not any(fnmatch.fnmatch(peer.name, glob) for peer in known):

@@ -15,7 +15,7 @@ from typing import Optional
 from . import machine
 from .field import BESIDE, C2C, EGRESS, LOOPBACK, PUBLISHED, Peer
 from .field.peer import needed, program
-from .topology import HOST, OUT, Failure, wait_for
+from .topology import OUT, Failure, wait_for
 
 IPERF, HTTP, ECHO, SINK = 5201, 8080, 7000, 7001
 # A second iperf3, for a second client at the same time.
@@ -74,7 +74,7 @@ class Bench:
         """Client's namespace, the address it dials, the server's namespace."""
         return {
             C2C: ("c1", self.peer.c2, "c2"), EGRESS: ("c1", OUT, "out"),
-            PUBLISHED: ("out", HOST, "c1"), LOOPBACK: ("host", "127.0.0.1", "c1"),
+            PUBLISHED: ("out", self.peer.host, "c1"), LOOPBACK: ("host", "127.0.0.1", "c1"),
             BESIDE: ("c2", OUT, "out"),
         }[path]
 

@@ -12,7 +12,7 @@ import signal
 from pathlib import Path
 from typing import Optional
 
-from ..topology import C1, C2, Failure, Site
+from ..topology import C1, C2, HOST, Failure, Site
 
 # Where other packages keep programs that are not on the path.
 ALSO_IN = ("/usr/sbin", "/sbin", "/usr/libexec/docker", "/usr/lib/docker")
@@ -44,7 +44,8 @@ class Peer:
     # Takes a processor even when idle, and is stopped while others have their turn.
     restless: bool = False
 
-    c1, c2 = C1, C2
+    # Addresses: of the containers, and where ports are published.
+    c1, c2, host = C1, C2, HOST
 
     def __init__(self, site: Optional[Site] = None) -> None:
         self.site = site or Site(self.name)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 from typing import Optional
 
-from ..topology import C1, C2, SUBNET, call, wait_for
+from ..topology import C1, C2, OUT_GATEWAY, SUBNET, call, wait_for
 from .peer import BESIDE, C2C, EGRESS, LOOPBACK, PUBLISHED, Peer
+
+# The station of the raw uplink, on the host's interface towards `out`.
+STATION, UPLINK = "198.51.100.5", "eth0"
 
 
 class Pontoon(Peer):
@@ -14,6 +17,8 @@ class Pontoon(Peer):
 
     about = "pontoon, socket uplink, published ports with the client's own address"
     paths = frozenset({C2C, EGRESS, PUBLISHED, LOOPBACK, BESIDE})
+    # Further words of `attach`.
+    attach: tuple[str, ...] = ()
 
     def __init__(self, name: str, binary: str, daemon: tuple[str, ...] = (), spec: str = "") -> None:
         self.name, self.binary = name, binary
@@ -54,9 +59,32 @@ class Pontoon(Peer):
 
     def up(self, tcp: tuple[int, ...], udp: tuple[int, ...]) -> None:
         self.serve()
-        self.ask("network", "create", "--subnet", SUBNET, "bench")
+        self.create()
         for role, address in (("c1", C1), ("c2", C2)):
-            self.ask("attach", self.site.path(role), "--network", "bench", "--name", role, "--ip", address)
+            self.ask("attach", self.site.path(role), "--network", "bench", "--name", role, "--ip", address, *self.attach)
+
+    def create(self) -> None:
+        self.ask("network", "create", "--subnet", SUBNET, "bench")
 
     def publish(self, transport: str, port: int) -> None:
         self.ask("publish", "add", "c1", f"{port}:{port}/{transport}{self.spec if transport == 'tcp' else ''}")
+
+
+class Veth(Pontoon):
+    """The same by veth pairs."""
+
+    about = "pontoon, containers attached by veth pairs instead of TAPs"
+    attach = ("--veth",)
+
+
+class Raw(Pontoon):
+    """A station of its own on the host's interface, and packets translated instead of flows relayed."""
+
+    about = "pontoon, raw uplink: an address of its own on the host's segment"
+    paths = frozenset({EGRESS, PUBLISHED, BESIDE})
+    host = STATION
+
+    def create(self) -> None:
+        uplink = f"raw:{UPLINK},address={STATION}/24,gateway={OUT_GATEWAY}"
+        self.ask("network", "create", "--subnet", SUBNET, "--uplink", uplink, "bench")
+        wait_for("the station's address", lambda: '"valid"' in self.ask("network", "inspect", "bench"), seconds=15)
