@@ -17,6 +17,8 @@ probes! {
         "U11" ANY a_thousand_flows_keep_to_one_behaviour;
     }
     LaterByRaw {
+        "U8" ANY by_choice_anybody_may_come_in("--filtering", "eif");
+        "U8" ANY by_choice_only_the_very_port_may_answer("--filtering", "apdf");
         "U9" ANY two_inside_meet_by_their_external_addresses;
     }
 }
@@ -42,6 +44,28 @@ fn whoever_was_not_sent_to_is_not_let_in(lab: &Lab, family: Family) -> Verdict {
     // Once it was sent to, it may.
     ensure!(map(&inside, own, &stranger, stranger.at(family, 9000))? == mapped, "another mapping");
     answered(&inside, own, &stranger, stranger.at(family, 9000), mapped)
+}
+
+fn by_choice_anybody_may_come_in(lab: &Lab, family: Family) -> Verdict {
+    let inside = lab.insider(&format!("c{family:?}"))?;
+    let (outside, stranger) = (lab.outsider(66), lab.outsider(67));
+    let own = inside.at(family, 51_400);
+    let mapped = map(&inside, own, &outside, outside.at(family, 9000))?;
+    answered(&inside, own, &stranger, stranger.at(family, 7), mapped)?;
+    answered(&inside, own, &outside, outside.at(family, 7), mapped)
+}
+
+fn by_choice_only_the_very_port_may_answer(lab: &Lab, family: Family) -> Verdict {
+    let inside = lab.insider(&format!("c{family:?}"))?;
+    let outside = lab.outsider(66);
+    let own = inside.at(family, 51_500);
+    let mapped = map(&inside, own, &outside, outside.at(family, 9000))?;
+    outside.says(outside.at(family, 9001), mapped, b"by another port");
+    let came = meanwhile(lab, &inside, family, |p| p.datagram() == Some(b"by another port"))?;
+    ensure!(came.is_empty(), "let in: {came:?}");
+    ensure!(map(&inside, own, &outside, outside.at(family, 9001))? == mapped, "another mapping");
+    answered(&inside, own, &outside, outside.at(family, 9001), mapped)?;
+    answered(&inside, own, &outside, outside.at(family, 9000), mapped)
 }
 
 fn nobody_comes_in_by_a_port_without_a_mapping(lab: &Lab, family: Family) -> Verdict {

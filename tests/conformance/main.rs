@@ -23,6 +23,7 @@ mod icmp;
 mod mapping;
 mod matrix;
 mod pieces;
+mod pool;
 mod published;
 mod roam;
 mod router;

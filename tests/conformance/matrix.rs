@@ -13,6 +13,7 @@ use crate::{Of, PATIENCE, Probe};
 fn all() -> Vec<Probe> {
     [
         crate::mapping::PROBES,
+        crate::pool::PROBES,
         crate::filtering::PROBES,
         crate::tcp::PROBES,
         crate::stream::PROBES,
@@ -32,6 +33,14 @@ fn all() -> Vec<Probe> {
 
 /// What a subject did at a probe: a mark for each family.
 fn cell(subject: Subject, probe: &Probe) -> (String, Vec<String>) {
+    let not_asked = match probe.of {
+        Of::Raw | Of::LaterRaw => subject == Subject::Sockets,
+        Of::Sockets => subject == Subject::Raw,
+        _ => false,
+    };
+    if not_asked {
+        return ("·".to_owned(), Vec::new());
+    }
     let mut marks = String::new();
     let mut wrongs = Vec::new();
     let options = if subject.is_pontoon() { probe.options } else { &[] };

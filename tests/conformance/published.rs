@@ -14,10 +14,14 @@ probes! {
         "A38" ANY a_published_server_sees_the_clients_address_over_tcp;
         "A38" ANY a_published_server_sees_the_clients_address_over_udp;
         "PRODUCT 9" ANY a_container_reaches_a_published_port_of_another_and_its_own;
+        "A14" ANY the_host_itself_is_a_client_by_each_of_its_addresses;
         "S" ANY a_published_port_that_nobody_listens_on_refuses;
     }
     Sockets {
         "A38" ANY an_answer_comes_from_the_address_that_was_asked;
+    }
+    LaterByRaw {
+        "PRODUCT 9" ANY a_container_of_another_network_reaches_a_published_port;
     }
 }
 
@@ -118,7 +122,6 @@ fn an_answer_comes_from_the_address_that_was_asked(lab: &Lab, family: Family) ->
     Ok(())
 }
 
-/// The three ways: its own port, a neighbour's, and by another network is [`Lab`]'s to come.
 fn a_container_reaches_a_published_port_of_another_and_its_own(
     lab: &Lab,
     family: Family,
@@ -146,6 +149,64 @@ fn a_container_reaches_a_published_port_of_another_and_its_own(
         let (_, from) = socket.recv_from(&mut octet).map_err(|error| format!("back: {error}"))?;
         ensure!(from == to, "{to} was asked, {from} answers");
     }
+    Ok(())
+}
+
+/// By loopback and by its own address, whatever the uplink.
+fn the_host_itself_is_a_client_by_each_of_its_addresses(lab: &Lab, family: Family) -> Verdict {
+    let container = published(lab, family);
+    // A client on loopback may be connected from inside.
+    let any: IpAddr = match family {
+        Family::V4 => "0.0.0.0".parse().unwrap(),
+        Family::V6 => "::".parse().unwrap(),
+    };
+    let listener = listen(&container.netns, any, 80);
+    let loopback: IpAddr = match family {
+        Family::V4 => "127.0.0.1".parse().unwrap(),
+        Family::V6 => "::1".parse().unwrap(),
+    };
+    for addr in [loopback, family.host()] {
+        let to = SocketAddr::new(addr, 8080);
+        let mut near = connect(&lab.scene.host, SocketAddr::new(any, 0), to)
+            .map_err(|error| format!("{to}: {error}"))?;
+        let (mut far, _) = accept(&listener)?;
+        near.write_all(b"?").unwrap();
+        let mut octet = [0; 1];
+        far.read_exact(&mut octet).map_err(|error| format!("question: {error}"))?;
+        far.write_all(b"!").unwrap();
+        near.read_exact(&mut octet).map_err(|error| format!("answer: {error}"))?;
+        ensure!(octet == *b"!", "{octet:?} came");
+    }
+    Ok(())
+}
+
+fn a_container_of_another_network_reaches_a_published_port(lab: &Lab, family: Family) -> Verdict {
+    ensure!(lab.subject.is_pontoon(), "no other network is made here");
+    let server = published(lab, family);
+    let (name, subnets) = match family {
+        Family::V4 => ("other4", ["10.8.0.0/24", "fd00:8::/64"]),
+        Family::V6 => ("other6", ["10.7.0.0/24", "fd00:7::/64"]),
+    };
+    let args = ["network", "create", "--no-host-port", "--subnet", subnets[0]];
+    lab.scene.run(args.into_iter().chain(["--subnet", subnets[1], name])).succeeded();
+    let client = lab.container_on(name, &format!("o{family:?}"), &[]);
+    let listener = listen(&server.netns, server.addr(family), 80);
+    let datagrams = udp(&server.netns, server.addr(family), 80);
+    let to = SocketAddr::new(lab.external(family), 8080);
+    let mut near = connect(&client.netns, client.at(family, 0), to)
+        .map_err(|error| format!("connect: {error}"))?;
+    let (mut far, _) = accept(&listener)?;
+    near.write_all(b"?").unwrap();
+    let mut octet = [0; 1];
+    far.read_exact(&mut octet).map_err(|error| format!("question: {error}"))?;
+    far.write_all(b"!").unwrap();
+    near.read_exact(&mut octet).map_err(|error| format!("answer: {error}"))?;
+    let socket = udp(&client.netns, client.addr(family), 0);
+    socket.send_to(b"?", to).map_err(|error| format!("send: {error}"))?;
+    let (_, from) = datagrams.recv_from(&mut octet).map_err(|e| format!("datagram: {e}"))?;
+    datagrams.send_to(b"!", from).map_err(|error| format!("send: {error}"))?;
+    let (_, from) = socket.recv_from(&mut octet).map_err(|error| format!("back: {error}"))?;
+    ensure!(from == to, "{to} was asked, {from} answers");
     Ok(())
 }
 

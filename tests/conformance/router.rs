@@ -22,6 +22,7 @@ probes! {
         "4.5" V6 a_datagram_without_a_checksum_is_dropped;
         "4.5" V4 a_datagram_without_a_checksum_passes_both_ways;
         "4.5" ANY the_type_of_service_passes_both_ways;
+        "4.5" ANY options_and_extensions_are_no_hindrance;
         "4.5" ANY errors_are_limited_in_number;
     }
     Raw {
@@ -30,6 +31,7 @@ probes! {
     }
     Later {
         "4.5" ANY the_gateway_answers_for_itself_alone;
+        "4.5" ANY a_neighbours_address_is_not_ones_own;
     }
     LaterBySockets {
         "PRODUCT 14" ANY a_traceroute_shows_each_hop;
@@ -367,6 +369,42 @@ fn the_gateway_answers_for_itself_alone(lab: &Lab, family: Family) -> Verdict {
     let due = if family == Family::V4 { (3, 2) } else { (4, 1) };
     ensure!(told.icmp_kind() == Some(due), "told {told:?}");
     Ok(())
+}
+
+/// A recorded route (RFC 791 3.1), and options for the destination (RFC 8200 4.6).
+fn options_and_extensions_are_no_hindrance(lab: &Lab, family: Family) -> Verdict {
+    let inside = lab.insider(&format!("c{family:?}"))?;
+    let outside = lab.outsider(66);
+    let (own, peer) = (inside.at(family, 48_300), outside.at(family, 9000));
+    let mut packet = Packet::udp(own, peer, b"with options");
+    match family {
+        Family::V4 => packet.options = vec![7, 7, 4, 0, 0, 0, 0, 0],
+        Family::V6 => {
+            // Six octets of padding.
+            let header = [UDP, 0, 1, 4, 0, 0, 0, 0];
+            packet.payload = [&header[..], &packet.payload].concat();
+            packet.protocol = 60;
+        }
+    }
+    inside.wire.send(&packet);
+    let seen = outside.wait("the datagram", |packet| {
+        packet.payload.windows(12).any(|window| window == b"with options")
+    })?;
+    ensure!(seen.src == lab.external(family), "from {}", seen.src);
+    Ok(())
+}
+
+fn a_neighbours_address_is_not_ones_own(lab: &Lab, family: Family) -> Verdict {
+    let inside = lab.insider(&format!("c{family:?}"))?;
+    let other = lab.insider(&format!("d{family:?}"))?;
+    let outside = lab.outsider(66);
+    let (own, peer) = (other.at(family, 48_400), outside.at(family, 9000));
+    inside.says(own, peer, b"as a neighbour");
+    meanwhile(lab, &inside, family, |_| false)?;
+    let came = outside.wire.all(|packet| packet.datagram() == Some(b"as a neighbour"));
+    ensure!(came.is_empty(), "went on: {came:?}");
+    other.says(own, peer, b"as oneself");
+    outside.hears(b"as oneself").map(drop)
 }
 
 fn errors_are_limited_in_number(lab: &Lab, family: Family) -> Verdict {

@@ -114,6 +114,12 @@ impl Lab {
             STATION[1],
             Family::V6.router(),
         );
+        let (daemon, options): (Vec<&str>, Vec<&str>) =
+            options.iter().partition(|option| option.starts_with("daemon:"));
+        if !daemon.is_empty() {
+            let daemon = daemon.into_iter().map(|option| &option["daemon:".len()..]);
+            self.scene.run(["daemon"].into_iter().chain(daemon)).succeeded();
+        }
         let mut args = vec!["network", "create", "--no-host-port"];
         args.extend(["--subnet", "10.9.0.0/24", "--subnet", "fd00:9::/64"]);
         if self.subject == Raw {
@@ -162,7 +168,12 @@ impl Lab {
 
     /// With options of `pontoon run`.
     pub(crate) fn container_of_pontoon(&self, name: &str, options: &[&str]) -> Container {
-        let mut args = vec!["run", "--network", "both", "--name", name];
+        self.container_on("both", name, options)
+    }
+
+    /// On another of pontoon's networks.
+    pub(crate) fn container_on(&self, network: &str, name: &str, options: &[&str]) -> Container {
+        let mut args = vec!["run", "--network", network, "--name", name];
         args.extend(options);
         args.extend(["--", "sh", "-c", "echo up; exec sleep 600"]);
         let running = self.scene.start(args);

@@ -13,12 +13,6 @@ use crate::packet::{Packet, SYN, Segment};
 use crate::{Verdict, ensure, probes};
 
 probes! {
-    Later {
-        "U5" ANY a_mapping_lasts_its_time_and_no_longer("--timeouts", "rfc,udp-unreplied=3,udp-stream=3");
-        "U6" ANY what_comes_in_does_not_keep_a_mapping("--timeouts", "rfc,udp-unreplied=3,udp-stream=3");
-        "I6" ANY errors_do_not_keep_a_mapping("--timeouts", "rfc,udp-unreplied=3,udp-stream=3");
-        "I2" ANY a_question_lasts_its_time_and_no_longer("--timeouts", "rfc,icmp=3");
-    }
     Both {
         "U5" ANY the_times_are_the_rfcs;
         "U6" ANY what_goes_out_keeps_a_mapping("--timeouts", "rfc,udp-unreplied=3,udp-stream=3");
@@ -26,6 +20,12 @@ probes! {
     LaterRaw {
         "T5" ANY a_silent_connection_lasts_its_time("--timeouts", "rfc,tcp-established=3");
         "T5" ANY an_attempt_lasts_its_time("--timeouts", "rfc,tcp-syn-sent=3");
+    }
+    LaterByRaw {
+        "U5" ANY a_mapping_lasts_its_time_and_no_longer("--timeouts", "rfc,udp-unreplied=3,udp-stream=3");
+        "U6" ANY what_comes_in_does_not_keep_a_mapping("--timeouts", "rfc,udp-unreplied=3,udp-stream=3");
+        "I6" ANY errors_do_not_keep_a_mapping("--timeouts", "rfc,udp-unreplied=3,udp-stream=3");
+        "I2" ANY a_question_lasts_its_time_and_no_longer("--timeouts", "rfc,icmp=3");
     }
 }
 
