@@ -7,11 +7,11 @@
 //! The outside also has stations that are no kernel's, `.66` and `.67`: they hear all and say only what
 //! a probe makes them. So has a container whose kernel was told to forget its addresses.
 
-use std::cell::RefCell;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd as _;
+use std::sync::Mutex;
 use std::sync::atomic::AtomicU8;
 use std::time::Duration;
 
@@ -82,7 +82,7 @@ pub(crate) struct Lab {
     /// How many containers there have been.
     pub(crate) containers: AtomicU8,
     /// Programs that must live as long as the lab.
-    pub(crate) running: RefCell<Vec<Running>>,
+    pub(crate) running: Mutex<Vec<Running>>,
 }
 
 /// A network namespace behind the subject.
@@ -162,7 +162,7 @@ impl Lab {
             outside,
             subject,
             containers: AtomicU8::new(0),
-            running: RefCell::default(),
+            running: Mutex::default(),
         };
         lab.connect();
         lab.start(options);
@@ -280,7 +280,7 @@ impl Lab {
 
     /// Ends every container there is.
     pub(crate) fn end_containers(&self) {
-        self.running.borrow_mut().clear();
+        self.running.lock().unwrap().clear();
         if self.subject.is_pontoon() {
             wait_for("the endpoints to go", || self.scene.json(["ps"]) == serde_json::json!([]));
         }

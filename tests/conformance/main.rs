@@ -63,14 +63,10 @@ enum Of {
     Both,
     Raw,
     Sockets,
-    /// Of both, and by sockets not so yet.
-    LaterBySockets,
     /// Of both, and by raw not so yet.
     LaterByRaw,
     /// Of both, and by neither so yet.
     Later,
-    /// Of raw, and not so yet.
-    LaterRaw,
 }
 
 const V4: &[Family] = &[Family::V4];
@@ -109,15 +105,8 @@ macro_rules! probes {
 /// A test, where the requirement is one of that uplink: subject, whom it is required of, name.
 macro_rules! test {
     (Sockets Raw $name:ident) => {};
-    (Sockets LaterRaw $name:ident) => {};
     (Raw Sockets $name:ident) => {};
-    (Sockets LaterBySockets $name:ident) => {
-        $crate::test! { later Sockets $name }
-    };
     (Raw LaterByRaw $name:ident) => {
-        $crate::test! { later Raw $name }
-    };
-    (Raw LaterRaw $name:ident) => {
         $crate::test! { later Raw $name }
     };
     ($subject:ident Later $name:ident) => {
@@ -150,9 +139,17 @@ use ensure;
 fn holds(subject: Subject, probes: &[Probe], name: &str) {
     let probe = probes.iter().find(|probe| probe.name == name).unwrap();
     let Some(lab) = Lab::new(subject, probe.options) else { return };
-    for family in probe.families {
-        if let Err(error) = (probe.run)(&lab, *family) {
+    let run = |family: Family| {
+        if let Err(error) = (probe.run)(&lab, family) {
             panic!("{} {family:?} by {}: {error}{}", probe.id, subject.name(), lab.dropped());
         }
+    };
+    // What mostly waits does so for all families at once.
+    if probe.id == "T4" || probe.options.contains(&"--timeouts") {
+        std::thread::scope(|scope| {
+            probe.families.iter().for_each(|family| drop(scope.spawn(|| run(*family))));
+        });
+    } else {
+        probe.families.iter().for_each(|family| run(*family));
     }
 }

@@ -34,7 +34,7 @@ fn all() -> Vec<Probe> {
 /// What a subject did at a probe: a mark for each family.
 fn cell(subject: Subject, probe: &Probe) -> (String, Vec<String>) {
     let not_asked = match probe.of {
-        Of::Raw | Of::LaterRaw => subject == Subject::Sockets,
+        Of::Raw => subject == Subject::Sockets,
         Of::Sockets => subject == Subject::Raw,
         _ => false,
     };
@@ -100,7 +100,7 @@ fn matrix() {
         let marks: Vec<_> =
             (0..subjects.len()).map(|column| cells[&(row, column)].0.as_str()).collect();
         let of = match probe.of {
-            Of::Raw | Of::LaterRaw => " (raw)",
+            Of::Raw => " (raw)",
             Of::Sockets => " (sockets)",
             _ => "",
         };

@@ -18,8 +18,6 @@ probes! {
         "U14" ANY pieces_of_two_datagrams_are_not_mixed;
         "U14" ANY a_flood_of_orphans_outwards_stops_nothing_else;
         "U14" ANY a_flood_of_orphans_inwards_stops_nothing_else;
-    }
-    LaterByRaw {
         "U14" ANY the_first_datagram_of_all_may_be_in_many_pieces;
     }
 }

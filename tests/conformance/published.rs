@@ -52,7 +52,11 @@ pub(crate) fn published(lab: &Lab, family: Family) -> Container {
             lab.nft(&(rule("tcp") + &rule("udp")));
             container
         }
-        Subject::Pasta | Subject::Slirp => lab.container(&name),
+        Subject::Pasta | Subject::Slirp => {
+            // One at a time has the port.
+            lab.end_containers();
+            lab.container(&name)
+        }
     }
 }
 

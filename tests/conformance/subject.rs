@@ -4,7 +4,9 @@
 //! `slirp4netns`, looked for in the folder that `PONTOON_PEERS` names, then on the path. `Nothing` is a
 //! host that lets nothing through, which no probe may find right.
 
-use std::net::IpAddr;
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, Shutdown};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
@@ -189,7 +191,7 @@ impl Lab {
             v6: addr("GlobalIPv6Address"),
             gateway: "10.9.0.1".parse().unwrap(),
         };
-        self.running.borrow_mut().push(running);
+        self.running.lock().unwrap().push(running);
         container
     }
 
@@ -239,7 +241,7 @@ impl Lab {
         command.arg("600");
         let running = Running::start(&netns, command);
         let path = format!("/proc/{}/ns/net", running.pid());
-        self.running.borrow_mut().push(running);
+        self.running.lock().unwrap().push(running);
         (netns, path)
     }
 
@@ -248,7 +250,7 @@ impl Lab {
         command.args(args);
         let running = Running::start(&self.scene.host, command);
         wait_for_route(netns, &running);
-        self.running.borrow_mut().push(running);
+        self.running.lock().unwrap().push(running);
     }
 
     fn container_of_pasta(&self, name: &str) -> Container {
@@ -258,9 +260,10 @@ impl Lab {
         // It may open no other process's namespace, but a file that is one, of its mounts alone.
         let script = format!(
             "touch {file}; mount --bind {path} {file}; exec {pasta} --foreground --quiet --config-net \
-             --runas 0 -I eth0 --no-map-gw --netns {file} -t 8080:80,8081:81 -u 8080:80,8081:81 \
+             --runas 0 -I eth0 --no-map-gw --netns {file} -t {ports} -u {ports} \
              -T none -U none",
             file = file.display(),
+            ports = if name.starts_with('p') { "8080:80" } else { "none" },
             pasta = pasta.display(),
         );
         self.peer("unshare", &netns, &["--mount", "sh", "-ec", &script]);
@@ -278,7 +281,23 @@ impl Lab {
         let api = self.scene.file(&format!("{name}.sock"));
         let mut args = vec!["--configure", "--mtu=1500", "--enable-ipv6", "--netns-type=path"];
         args.extend(["--api-socket", api.to_str().unwrap(), &path, "eth0"]);
+        let quick = || {
+            // Usable at once, without detection of duplicates.
+            std::fs::write("/proc/sys/net/ipv6/conf/all/accept_dad", "0")?;
+            std::fs::write("/proc/sys/net/ipv6/conf/default/accept_dad", "0")
+        };
+        netns.with(quick).unwrap();
         self.peer("slirp4netns", &netns, &args);
+        for protocol in ["tcp", "udp"].into_iter().filter(|_| name.starts_with('p')) {
+            let forward = format!(
+                r#"{{"execute":"add_hostfwd","arguments":{{"proto":"{protocol}","host_addr":"0.0.0.0","host_port":8080,"guest_addr":"10.0.2.100","guest_port":80}}}}"#
+            );
+            let mut stream = UnixStream::connect(&api).unwrap();
+            stream.write_all(forward.as_bytes()).unwrap();
+            stream.shutdown(Shutdown::Write).unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+        }
         Container {
             name: name.to_owned(),
             netns,

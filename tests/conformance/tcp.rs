@@ -22,15 +22,13 @@ probes! {
         "7857-2.2" ANY the_near_sides_reset_arrives_in_sequence;
         "4.8" ANY data_outside_the_window_is_not_delivered;
         "S" ANY a_segment_of_no_connection_gets_no_answer_but_a_reset;
+        "T1" ANY connections_from_one_port_have_one_external_port;
     }
     Raw {
         "T4" ANY an_unsolicited_syn_is_answered_after_six_seconds_by_icmp;
         "T4" ANY an_unsolicited_syn_is_forgotten_when_the_inside_opens_too;
         "7857-2.2" ANY traffic_after_a_reset_keeps_the_mapping;
         "T2" ANY a_connection_is_picked_up_midway;
-    }
-    LaterBySockets {
-        "T1" ANY connections_from_one_port_have_one_external_port;
     }
 }
 

@@ -16,16 +16,14 @@ probes! {
     Both {
         "U5" ANY the_times_are_the_rfcs;
         "U6" ANY what_goes_out_keeps_a_mapping("--timeouts", "rfc,udp-unreplied=3,udp-stream=3");
-    }
-    LaterRaw {
-        "T5" ANY a_silent_connection_lasts_its_time("--timeouts", "rfc,tcp-established=3");
-        "T5" ANY an_attempt_lasts_its_time("--timeouts", "rfc,tcp-syn-sent=3");
-    }
-    LaterByRaw {
         "U5" ANY a_mapping_lasts_its_time_and_no_longer("--timeouts", "rfc,udp-unreplied=3,udp-stream=3");
         "U6" ANY what_comes_in_does_not_keep_a_mapping("--timeouts", "rfc,udp-unreplied=3,udp-stream=3");
         "I6" ANY errors_do_not_keep_a_mapping("--timeouts", "rfc,udp-unreplied=3,udp-stream=3");
         "I2" ANY a_question_lasts_its_time_and_no_longer("--timeouts", "rfc,icmp=3");
+    }
+    Raw {
+        "T5" ANY a_silent_connection_lasts_its_time("--timeouts", "rfc,tcp-established=3");
+        "T5" ANY an_attempt_lasts_its_time("--timeouts", "rfc,tcp-syn-sent=3");
     }
 }
 
@@ -124,7 +122,8 @@ fn a_question_lasts_its_time_and_no_longer(lab: &Lab, family: Family) -> Verdict
     let outside = lab.outsider(66);
     let (own, peer) = (inside.addr(family), outside.addr(family));
     inside.wire.send(&Packet::echo(own, peer, true, 555, 1, b"question"));
-    let request = outside.wait("the question", |packet| packet.echo_parts().is_some())?;
+    let question = |packet: &Packet| packet.dst == peer && packet.echo_parts().is_some();
+    let request = outside.wait("the question", question)?;
     let id = request.echo_parts().unwrap().0;
     let answer = |seq| Packet::echo(peer, request.src, false, id, seq, b"question");
     let came = |seq| {
