@@ -16,8 +16,6 @@ probes! {
         "U8" ANY nobody_comes_in_by_a_port_without_a_mapping;
         "U11" ANY a_thousand_flows_keep_to_one_behaviour;
         "U9" ANY two_inside_meet_by_their_external_addresses;
-    }
-    LaterByRaw {
         "U8" ANY by_choice_anybody_may_come_in("--filtering", "eif");
         "U8" ANY by_choice_only_the_very_port_may_answer("--filtering", "apdf");
     }
