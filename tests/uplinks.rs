@@ -355,6 +355,12 @@ fn a_segment_whose_interface_goes_down_or_away_is_shown_so() {
     wait_for("the carrier to come back", || status() == "up");
     let ping = ["run", "--network", "lan", "--", "ping", "-n", "-c", "1", "-W", "9", WORLD];
     scene.run(ping).succeeded();
+    // What the interface carries is followed, and containers are told (RFC 1191).
+    scene.host.enter(|| netns::link::set_mtu("up0", 1400)).unwrap();
+    wait_for("the new MTU", || network(&scene, "lan")["Uplink"]["MTU"] == 1400);
+    let longer = ["ping", "-n", "-c", "2", "-W", "2", "-M", "do", "-s", "1400", WORLD];
+    let told = scene.run(["run", "--network", "lan", "--"].into_iter().chain(longer));
+    assert!(told.stdout.contains("mtu = 1400") || told.stdout.contains("mtu=1400"), "{told:#?}");
     scene.host.enter(|| netns::link::delete("up0")).unwrap();
     wait_for("its end to be seen", || status().as_str().unwrap_or_default().starts_with("dead ("));
     scene.run(["network", "rm", "lan"]).succeeded();

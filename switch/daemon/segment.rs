@@ -23,6 +23,14 @@ use crate::uplink::{Addressing, Raw, Uplink};
 /// Most stations that are remembered for having an address of ours.
 const MAX_RIVALS: usize = 16;
 
+/// How an interface is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Link {
+    /// Up, and with a carrier.
+    pub(crate) up: bool,
+    pub(crate) mtu: IpMtu,
+}
+
 /// Our station on a segment.
 #[derive(Clone, Debug)]
 pub(crate) struct Segment {
@@ -34,6 +42,8 @@ pub(crate) struct Segment {
     pub(crate) mtu: IpMtu,
     /// Its interface's number on its bridge.
     pub(crate) port: PortId,
+    /// Its interface, as the station knows it.
+    pub(crate) link: Link,
     /// Why nothing crosses it any more.
     pub(crate) dead: Option<String>,
     /// What the switch was told of it last.
@@ -60,6 +70,7 @@ impl Segment {
             mac: raw.mac.unwrap_or_else(|| beside(of_interface, &raw.interface)),
             mtu,
             port: PortId::GATEWAY,
+            link: Link { up: true, mtu },
             dead: None,
             told: None,
             published: Vec::new(),

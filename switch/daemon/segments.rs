@@ -18,7 +18,7 @@ use crate::error::Error;
 use crate::log::log;
 use crate::mac;
 use crate::network::{Changed, Network};
-use crate::segment::{self, Segment};
+use crate::segment::{self, Link, Segment};
 use crate::state::{Daemon, Registry};
 use crate::translation::Translation;
 use crate::uplink::{Addressing, Uplink};
@@ -351,6 +351,31 @@ impl Daemon {
         self.settled.notify_all();
         // Ports published at one address of the station's follow it.
         self.tell_segment(id);
+    }
+
+    /// Tells each station what has become of its interface.
+    pub(crate) fn look_at_links(&self) {
+        let stations: Vec<_> = {
+            let registry = self.registry();
+            let alive = registry.segments.values().filter(|segment| segment.dead.is_none());
+            alive.map(|segment| (segment.id, segment.raw.interface.clone(), segment.link)).collect()
+        };
+        for (id, interface, before) in stations {
+            let link = match netns::look_at(&interface) {
+                Ok(facts) => Link { up: facts.carrier, mtu: mtu(&facts) },
+                Err(netns::Error::UplinkDown { .. }) => Link { up: false, ..before },
+                // One that is gone tells whoever reads it.
+                Err(_) => continue,
+            };
+            if link == before || self.switch.set_segment_link(id, link.up, link.mtu).is_err() {
+                continue;
+            }
+            let state = if link.up { "up" } else { "down, or without a carrier" };
+            log!("raw:{interface}: {state}, MTU {}", link.mtu.0);
+            if let Some(segment) = self.registry().segments.get_mut(&id) {
+                segment.link = link;
+            }
+        }
     }
 
     /// A segment's interface is gone or broken.

@@ -4,8 +4,9 @@
 //! may take time goes to a thread made for blocking. Only the daemon's own user, and root, is answered.
 //! A request that is given up halfway is carried out all the same, so nothing is left half-done.
 
+use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use axum::Router;
@@ -16,6 +17,8 @@ use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::geteuid;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -93,6 +96,7 @@ pub fn run(options: Options, ready: impl FnOnce(&[String])) -> Result<(), Error>
             }
         })
         .map_err(system("start a thread"))?;
+    follow_links(Arc::downgrade(&daemon))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(64)
@@ -137,6 +141,36 @@ pub fn run(options: Options, ready: impl FnOnce(&[String])) -> Result<(), Error>
         }
         outcome
     })
+}
+
+/// Has the stations follow what becomes of their interfaces, on a thread of its own.
+fn follow_links(daemon: Weak<Daemon>) -> Result<(), Error> {
+    let mut links = match netns::LinkWatch::open() {
+        Ok(links) => links,
+        Err(error) => {
+            log!("interfaces are not watched: {error:#}");
+            return Ok(());
+        }
+    };
+    let follow = move || {
+        loop {
+            let mut readable = [PollFd::new(links.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut readable, PollTimeout::NONE) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(error) => return log!("interfaces are watched no more: {error}"),
+            }
+            // What is so now matters, and not all that has happened.
+            while links.next_event().is_some() {}
+            // The thread is the process' own: it ends with that, if nothing happens any more.
+            let Some(daemon) = daemon.upgrade() else { return };
+            daemon.look_at_links();
+        }
+    };
+    std::thread::Builder::new()
+        .name("links".to_owned())
+        .spawn(follow)
+        .map(drop)
+        .map_err(|source| Error::System { what: "start a thread", source })
 }
 
 /// Serves connections; never returns.

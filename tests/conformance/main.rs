@@ -65,8 +65,6 @@ enum Of {
     Sockets,
     /// Of both, and by raw not so yet.
     LaterByRaw,
-    /// Of both, and by neither so yet.
-    Later,
 }
 
 const V4: &[Family] = &[Family::V4];
@@ -108,9 +106,6 @@ macro_rules! test {
     (Raw Sockets $name:ident) => {};
     (Raw LaterByRaw $name:ident) => {
         $crate::test! { later Raw $name }
-    };
-    ($subject:ident Later $name:ident) => {
-        $crate::test! { later $subject $name }
     };
     (later $subject:ident $name:ident) => {
         #[test]

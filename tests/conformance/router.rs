@@ -26,13 +26,11 @@ probes! {
         "4.5" ANY errors_are_limited_in_number;
         "PRODUCT 14" ANY a_traceroute_shows_each_hop;
         "4.5" ANY the_gateway_answers_for_itself_alone;
+        "4.5" ANY a_neighbours_address_is_not_ones_own;
     }
     Raw {
         "4.5" ANY a_hop_takes_one_on_the_way_in;
         "4.5" V4 the_checksum_left_out_stays_out;
-    }
-    Later {
-        "4.5" ANY a_neighbours_address_is_not_ones_own;
     }
 }
 
