@@ -264,7 +264,7 @@ impl Station {
         } else {
             present.link_down();
         }
-        // Whoever changes it by hand knows of it already.
+        // Whoever tells of the link knows what that changes at once; the rest comes by frames and time.
         let _ = self.take_changes(present);
     }
 

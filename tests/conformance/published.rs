@@ -1,10 +1,9 @@
 //! Ports of the host's that lead to a container.
 
-use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 
-use netns::link;
+use netns::{Netns, link};
 
 use crate::lab::{Container, Family, Lab, accept, connect, listen, udp};
 use crate::{Subject, Verdict, ensure, probes};
@@ -135,24 +134,42 @@ fn a_container_reaches_a_published_port_of_another_and_its_own(
     let listener = listen(&server.netns, server.addr(family), 80);
     let datagrams = udp(&server.netns, server.addr(family), 80);
     let to = SocketAddr::new(lab.external(family), 8080);
-    let mut seen = BTreeSet::new();
     for client in [&other, &server] {
-        let mut near = connect(&client.netns, client.at(family, 0), to)
-            .map_err(|error| format!("{} connects: {error}", client.name))?;
-        let (mut far, peer) = accept(&listener)?;
-        seen.insert(peer.ip());
-        near.write_all(b"?").unwrap();
-        let mut octet = [0; 1];
-        far.read_exact(&mut octet).map_err(|error| format!("question: {error}"))?;
-        far.write_all(b"!").unwrap();
-        near.read_exact(&mut octet).map_err(|error| format!("answer: {error}"))?;
-        let socket = udp(&client.netns, client.addr(family), 0);
-        socket.send_to(b"?", to).map_err(|error| format!("send: {error}"))?;
-        let (_, from) = datagrams.recv_from(&mut octet).map_err(|e| format!("datagram: {e}"))?;
-        datagrams.send_to(b"!", from).map_err(|error| format!("send: {error}"))?;
-        let (_, from) = socket.recv_from(&mut octet).map_err(|error| format!("back: {error}"))?;
-        ensure!(from == to, "{to} was asked, {from} answers");
+        served(client, family, to, &listener, &datagrams)?;
     }
+    Ok(())
+}
+
+/// A client asks and is answered by TCP, and by UDP from the very address it asked.
+fn served(
+    client: &Container,
+    family: Family,
+    to: SocketAddr,
+    listener: &TcpListener,
+    datagrams: &UdpSocket,
+) -> Verdict {
+    answered(&client.netns, client.at(family, 0), to, listener)
+        .map_err(|error| format!("{}: {error}", client.name))?;
+    let mut octet = [0; 1];
+    let socket = udp(&client.netns, client.addr(family), 0);
+    socket.send_to(b"?", to).map_err(|error| format!("send: {error}"))?;
+    let (_, from) = datagrams.recv_from(&mut octet).map_err(|e| format!("datagram: {e}"))?;
+    datagrams.send_to(b"!", from).map_err(|error| format!("send: {error}"))?;
+    let (_, from) = socket.recv_from(&mut octet).map_err(|error| format!("back: {error}"))?;
+    ensure!(from == to, "{to} was asked, {from} answers");
+    Ok(())
+}
+
+/// An octet there and another back over a connection.
+fn answered(netns: &Netns, from: SocketAddr, to: SocketAddr, listener: &TcpListener) -> Verdict {
+    let mut near = connect(netns, from, to).map_err(|error| format!("{from} to {to}: {error}"))?;
+    let (mut far, _) = accept(listener)?;
+    near.write_all(b"?").unwrap();
+    let mut octet = [0; 1];
+    far.read_exact(&mut octet).map_err(|error| format!("question: {error}"))?;
+    far.write_all(b"!").unwrap();
+    near.read_exact(&mut octet).map_err(|error| format!("answer: {error}"))?;
+    ensure!(octet == *b"!", "{octet:?} came");
     Ok(())
 }
 
@@ -171,15 +188,7 @@ fn the_host_itself_is_a_client_by_each_of_its_addresses(lab: &Lab, family: Famil
     };
     for addr in [loopback, family.host()] {
         let to = SocketAddr::new(addr, 8080);
-        let mut near = connect(&lab.scene.host, SocketAddr::new(any, 0), to)
-            .map_err(|error| format!("{to}: {error}"))?;
-        let (mut far, _) = accept(&listener)?;
-        near.write_all(b"?").unwrap();
-        let mut octet = [0; 1];
-        far.read_exact(&mut octet).map_err(|error| format!("question: {error}"))?;
-        far.write_all(b"!").unwrap();
-        near.read_exact(&mut octet).map_err(|error| format!("answer: {error}"))?;
-        ensure!(octet == *b"!", "{octet:?} came");
+        answered(&lab.scene.host, SocketAddr::new(any, 0), to, &listener)?;
     }
     Ok(())
 }
@@ -197,21 +206,7 @@ fn a_container_of_another_network_reaches_a_published_port(lab: &Lab, family: Fa
     let listener = listen(&server.netns, server.addr(family), 80);
     let datagrams = udp(&server.netns, server.addr(family), 80);
     let to = SocketAddr::new(lab.external(family), 8080);
-    let mut near = connect(&client.netns, client.at(family, 0), to)
-        .map_err(|error| format!("connect: {error}"))?;
-    let (mut far, _) = accept(&listener)?;
-    near.write_all(b"?").unwrap();
-    let mut octet = [0; 1];
-    far.read_exact(&mut octet).map_err(|error| format!("question: {error}"))?;
-    far.write_all(b"!").unwrap();
-    near.read_exact(&mut octet).map_err(|error| format!("answer: {error}"))?;
-    let socket = udp(&client.netns, client.addr(family), 0);
-    socket.send_to(b"?", to).map_err(|error| format!("send: {error}"))?;
-    let (_, from) = datagrams.recv_from(&mut octet).map_err(|e| format!("datagram: {e}"))?;
-    datagrams.send_to(b"!", from).map_err(|error| format!("send: {error}"))?;
-    let (_, from) = socket.recv_from(&mut octet).map_err(|error| format!("back: {error}"))?;
-    ensure!(from == to, "{to} was asked, {from} answers");
-    Ok(())
+    served(&client, family, to, &listener, &datagrams)
 }
 
 /// A NAT lets the container refuse (RFC 9293 3.10.7.1). Where the host's kernel has accepted by then, the

@@ -5,9 +5,9 @@ It stands before the kernel's bridge, whose rules publish nothing; it hides the 
 
 from __future__ import annotations
 
-from ..topology import C1, wait_for
+from ..topology import C1, call, wait_for
 from .kernel import Kernel
-from .peer import LOOPBACK, PUBLISHED, needed, program
+from .peer import LOOPBACK, PUBLISHED, needed
 
 
 class DockerProxy(Kernel):
@@ -20,7 +20,7 @@ class DockerProxy(Kernel):
     loopback = "! -d 127.0.0.0/8"
 
     def version(self) -> str:
-        return program("docker-proxy") or ""
+        return call([needed("docker-proxy"), "-version"]).strip()
 
     def publish(self, transport: str, port: int) -> None:
         # It reports its start on descriptor 3, as to the daemon that it believes has started it.
