@@ -59,8 +59,8 @@ fn town() -> Town {
     nat.set_rules(Rules::new(vec![], vec![Rule::new(masquerade, Source::Masquerade)]));
     let shown = vec![addr("198.51.100.1"), addr("2001:db8:7::1")];
     let subnets = ["172.18.0.0/16", "fd00:18::/64"].map(|text| text.parse().expect("a subnet"));
-    let behind = subnets.iter().map(|subnet| (*subnet, NET)).collect();
-    let crossing = Crossing::new(nat, SEGMENT, shown, behind);
+    let behind = subnets.map(|subnet| (subnet, NET));
+    let crossing = Crossing::new(nat, SEGMENT, shown, &behind, &[]);
     let gateway = |mac, addresses: [&str; 2]| Gateway {
         mac,
         addresses: addresses.iter().map(|text| text.parse().expect("an address")).collect(),
@@ -154,7 +154,7 @@ fn carry(town: &mut Town, zone: Zone, original: &Frame, buffer: &mut Frame) {
     let received = Received { port: P1, place: 0, frame, offload };
     let dp = town.nets.0.get_mut(&zone).expect("a network");
     let decision = dp.ingress(&received, NOW, &mut town.out, &mut Silent);
-    let Decision::Uplink(packet) = decision else { panic!("{decision:?}") };
+    let Decision::Cross(_, packet) = decision else { panic!("{decision:?}") };
     let arrival = Arrival { zone, port: P1, offload, packet };
     let mut slot = Slot::new(&mut buffer.octets, &mut buffer.len, Some(0));
     let crossed =

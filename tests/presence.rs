@@ -112,7 +112,7 @@ impl Station {
             let received = Received { port: PORT, place: 0, frame, offload };
             if self.presence.handle(&received, now, &mut self.out) == Heard::Pass {
                 let decision = self.datapath.ingress(&received, now, &mut self.out, &mut Silent);
-                if matches!(decision, datapath::Decision::Flow(..) | datapath::Decision::Uplink(_))
+                if matches!(decision, datapath::Decision::Flow(..) | datapath::Decision::Cross(..))
                 {
                     self.datapath.decided(PORT, Fate::Consumed);
                 }

@@ -4,9 +4,10 @@
 //! [`Datapath`] for each network; what workers share is in [`Network`]. Nothing here allocates once
 //! the tables know the stations.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use nat::{Direction, Owner};
+use nat::{Direction, Owner, Zone};
 use smoltcp::time::Instant;
 
 use crate::drop::DropReason;
@@ -37,6 +38,8 @@ pub enum Decision {
     Flow(Owner, Direction, Packet),
     /// It belongs to no flow and takes the socket uplink, which must call [`Datapath::decided`].
     Uplink(Packet),
+    /// It is for the crossing of that segment, whose caller must call [`Datapath::decided`].
+    Cross(Zone, Packet),
     /// It goes no further.
     Drop(DropReason),
 }
@@ -68,6 +71,7 @@ pub struct Datapath {
     ports: Vec<Option<Attached>>,
     members: Vec<PortId>,
     pub(crate) host: Option<PortId>,
+    stations: Arc<[(Zone, Arc<NetworkConfig>)]>,
     gateway_counters: Arc<PortCounters>,
     cache: FdbCache,
 }
@@ -86,6 +90,7 @@ impl Datapath {
             ports: Vec::new(),
             members: Vec::new(),
             host: None,
+            stations: Arc::default(),
             gateway_counters: gateway,
             cache: FdbCache::default(),
         }
@@ -108,7 +113,7 @@ impl Datapath {
         if let Some(counters) = self.counters(received.port) {
             counters.received(len);
         }
-        // Each is made anew: only the two that carry a packet are worth the copy of one.
+        // Each is made anew: only those that carry a packet are worth the copy of one.
         let (fate, decision) = match self.decide(received, now, out, why) {
             Ok(Decision::Forward(to)) => (Fate::Forwarded, Decision::Forward(to)),
             Ok(Decision::Flood) => (Fate::Forwarded, Decision::Flood),
@@ -116,7 +121,9 @@ impl Datapath {
             Err(reason) | Ok(Decision::Drop(reason)) => {
                 (Fate::Dropped(reason), Decision::Drop(reason))
             }
-            Ok(flow @ (Decision::Flow(..) | Decision::Uplink(_))) => return flow,
+            Ok(left @ (Decision::Flow(..) | Decision::Uplink(_) | Decision::Cross(..))) => {
+                return left;
+            }
         };
         if W::ASKED
             && let Decision::Drop(reason) = decision
@@ -342,6 +349,17 @@ impl Datapath {
     /// Changes what the network is.
     pub fn configure(&mut self, config: Arc<NetworkConfig>) {
         self.config = config;
+    }
+
+    /// Tells it of the segments where we have a station.
+    pub fn set_stations(&mut self, stations: Arc<[(Zone, Arc<NetworkConfig>)]>) {
+        self.stations = stations;
+    }
+
+    /// The segment where our station has that address.
+    pub(crate) fn station_at(&self, addr: IpAddr) -> Option<Zone> {
+        let (segment, _) = self.stations.iter().find(|(_, config)| config.answers_for(addr))?;
+        Some(*segment)
     }
 
     /// What the network is.

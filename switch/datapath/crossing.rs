@@ -69,8 +69,17 @@ pub struct Crossing {
     segment: Zone,
     /// What masquerade shows.
     addresses: Vec<IpAddr>,
-    /// Subnets of the networks behind it, in order; no two overlap.
-    behind: Vec<(IpCidr, Zone)>,
+    /// Subnets of the networks it knows, in order; no two overlap.
+    networks: Vec<Known>,
+}
+
+/// A subnet of a container network's.
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    subnet: IpCidr,
+    zone: Zone,
+    /// The segment is its uplink. Else it has another way out, and comes here for our station alone.
+    behind: bool,
 }
 
 /// Where a packet goes.
@@ -88,16 +97,22 @@ enum Way {
 
 impl Crossing {
     /// The crossing between `segment`, where our station has `addresses`, and the networks with these
-    /// subnets.
+    /// subnets: those `behind` it have it for their uplink, those `beside` it another, and find our station
+    /// and what is published there all the same.
     #[must_use]
     pub fn new(
         nat: Arc<Nat>,
         segment: Zone,
         addresses: Vec<IpAddr>,
-        mut behind: Vec<(IpCidr, Zone)>,
+        behind: &[(IpCidr, Zone)],
+        beside: &[(IpCidr, Zone)],
     ) -> Self {
-        behind.sort_by_key(|(subnet, _)| first(subnet));
-        Self { nat, segment, addresses, behind }
+        let known =
+            |behind| move |(subnet, zone): &_| Known { subnet: *subnet, zone: *zone, behind };
+        let behind = behind.iter().map(known(true));
+        let mut networks: Vec<_> = behind.chain(beside.iter().map(known(false))).collect();
+        networks.sort_by_key(|known| first(&known.subnet));
+        Self { nat, segment, addresses, networks }
     }
 
     /// The NAT between both sides.
@@ -112,7 +127,7 @@ impl Crossing {
         self.segment
     }
 
-    /// Carries a packet that [`Datapath::ingress`] left to the uplink.
+    /// Carries a packet that [`Datapath::ingress`] left to it.
     ///
     /// # Errors
     ///
@@ -236,8 +251,10 @@ impl Crossing {
 
     /// Where a packet goes that has this destination by now.
     fn way<L: Legs>(&self, legs: &mut L, from_inside: bool, dst: IpAddr) -> Way {
-        if let Some(zone) = self.behind(dst) {
-            return Way::Inside(zone);
+        if let Some(known) = self.network_of(dst)
+            && (known.behind || from_inside)
+        {
+            return Way::Inside(known.zone);
         }
         let station = legs.leg(self.segment);
         if station.is_some_and(|station| station.config().answers_for(dst)) {
@@ -246,11 +263,11 @@ impl Crossing {
         if from_inside { Way::Outside } else { Way::Nowhere }
     }
 
-    /// The network behind the segment that has this address.
-    fn behind(&self, dst: IpAddr) -> Option<Zone> {
-        let place = self.behind.partition_point(|(subnet, _)| first(subnet) <= dst);
-        let (subnet, zone) = self.behind.get(place.checked_sub(1)?)?;
-        subnet.contains_addr(&IpAddress::from(dst)).then_some(*zone)
+    /// The network that has this address.
+    fn network_of(&self, dst: IpAddr) -> Option<&Known> {
+        let place = self.networks.partition_point(|known| first(&known.subnet) <= dst);
+        let known = self.networks.get(place.checked_sub(1)?)?;
+        known.subnet.contains_addr(&IpAddress::from(dst)).then_some(known)
     }
 
     /// A packet for our station itself, of no flow. Containers are answered as by any host; others hear
@@ -313,7 +330,7 @@ impl Crossing {
         let Some(quoted) = error.get(headers.transport + ICMP_HEADER_LEN..headers.end) else {
             return;
         };
-        let back = self.behind(to).unwrap_or(self.segment);
+        let back = self.network_of(to).map_or(self.segment, |known| known.zone);
         if let Some(dp) = legs.leg(back) {
             dp.tell_about(to, None, what, quoted, now, out);
         }

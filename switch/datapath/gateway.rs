@@ -6,7 +6,7 @@
 
 use std::net::IpAddr;
 
-use nat::{Owner, Protocol};
+use nat::{Owner, Protocol, Zone};
 use smoltcp::time::Instant;
 use smoltcp::wire::{EthernetProtocol, IPV4_HEADER_LEN, Ipv4Packet};
 
@@ -166,11 +166,18 @@ impl Datapath {
             self.network.neighbours.check(packet.src, received.port)?;
         }
         let route = Route::lookup(&self.config, self.host, packet.dst);
-        // On the way to a segment the NAT looks for the flow, relayed or its own.
-        let crosses = route == Route::Uplink && matches!(self.config.uplink, Uplink::Raw(_));
+        // On the way to a segment the NAT looks for the flow, relayed or its own. The host, by whose sockets
+        // others leave, cannot reach our station on an interface of its own: that way leads there inside.
+        let crosses = match (route, self.config.uplink) {
+            (Route::Uplink, Uplink::Raw(segment)) => Some(segment),
+            (Route::Uplink, Uplink::Sockets) if !is_link_local(packet.dst) => {
+                self.station_at(packet.dst)
+            }
+            _ => None,
+        };
         if let Some(tuple) = packet.tuple()
             && packet.fragment == Fragment::Whole
-            && !crosses
+            && crosses.is_none()
             && let Some(found) = self.network.conntrack.lookup(self.network.zone, tuple)
             && found.from_inside
             && found.owner != Owner::NONE
@@ -180,6 +187,9 @@ impl Datapath {
             }
             self.check_hop_limit(received, &packet, now, out)?;
             return Ok(Decision::Flow(found.owner, found.direction, packet));
+        }
+        if let Some(segment) = crosses {
+            return Self::cross(segment, packet, why);
         }
         match route {
             Route::Own => self.local(received, &packet, now, out, why),
@@ -203,7 +213,6 @@ impl Datapath {
                 self.tell(received, &packet, IcmpError::NoRoute, now, out);
                 Err(DropReason::NoRoute)
             }
-            Route::Uplink if crosses => self.cross(packet, why),
             Route::Uplink => {
                 self.check_hop_limit(received, &packet, now, out)?;
                 self.uplink(received, packet, now, out, why)
@@ -321,14 +330,14 @@ impl Datapath {
     }
 
     /// A packet for the world by way of a segment: any protocol, and pieces as they come.
-    fn cross<W: Why>(&self, packet: Packet, why: &mut W) -> Result<Decision, DropReason> {
+    fn cross<W: Why>(segment: Zone, packet: Packet, why: &mut W) -> Result<Decision, DropReason> {
         if is_link_local(packet.src) {
             return Err(DropReason::ForeignSource);
         }
         if W::ASKED {
-            why.step(Step::Uplink { dst: packet.dst });
+            why.step(Step::Cross { segment, dst: packet.dst });
         }
-        Ok(Decision::Uplink(packet))
+        Ok(Decision::Cross(segment, packet))
     }
 
     /// A packet of no known flow for the world.

@@ -52,8 +52,8 @@ impl Datapath {
             return Err(DropReason::MartianDestination);
         }
         if W::ASKED {
-            why.step(Step::Uplink { dst });
+            why.step(Step::Cross { segment: self.network.zone, dst });
         }
-        Ok(Decision::Uplink(packet))
+        Ok(Decision::Cross(self.network.zone, packet))
     }
 }

@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use nat::{Direction, Tuple};
+use nat::{Direction, Tuple, Zone};
 
 use crate::drop::DropReason;
 use crate::fdb::Learned;
@@ -53,6 +53,13 @@ pub enum Step {
     },
     /// No flow yet; the packet takes the uplink.
     Uplink {
+        /// Where it wants to go.
+        dst: IpAddr,
+    },
+    /// It is the NAT's between this network and that segment of the world.
+    Cross {
+        /// The segment.
+        segment: Zone,
         /// Where it wants to go.
         dst: IpAddr,
     },

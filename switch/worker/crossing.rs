@@ -21,20 +21,35 @@ impl Worker {
     /// Takes in a station, whose network is there already.
     pub(crate) fn add_station(&mut self, station: Arc<Station>) {
         self.stations.add(station);
+        self.share_stations();
     }
 
     pub(crate) fn remove_station(&mut self, segment: Zone) {
         self.stations.remove(segment);
+        self.share_stations();
+    }
+
+    /// Lets every network know our stations.
+    fn share_stations(&mut self) {
+        let stations = self.stations.configs();
+        for net in self.networks.values_mut() {
+            net.dp.set_stations(Arc::clone(&stations));
+        }
     }
 
     /// Takes what is new of the stations.
     pub(crate) fn look_at_stations(&mut self) {
         let networks = &mut self.networks;
+        let mut changed = false;
         self.stations.look(|segment, config| {
+            changed = true;
             if let Some(net) = networks.get_mut(&segment) {
                 net.dp.configure(Arc::clone(config));
             }
         });
+        if changed {
+            self.share_stations();
+        }
     }
 
     /// Carries a frame of the burst across, and counts what became of it.

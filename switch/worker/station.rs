@@ -96,6 +96,12 @@ impl Stations {
         self.held.iter().map(|held| &*held.current.crossing)
     }
 
+    /// Where we have a station, and what is known of it.
+    pub(crate) fn configs(&self) -> Arc<[(Zone, Arc<NetworkConfig>)]> {
+        let of = |held: &Held| (held.station.segment.zone(), Arc::clone(&held.current.config));
+        self.held.iter().map(of).collect()
+    }
+
     pub(crate) fn current(&self, segment: Zone) -> Option<&Current> {
         let held = self.held.iter().find(|held| held.station.segment.zone() == segment)?;
         Some(&held.current)
@@ -114,6 +120,9 @@ impl Stations {
     }
 }
 
+/// Subnets, and whose they are.
+type Subnets = Vec<(IpCidr, Zone)>;
+
 /// What the current state is made of.
 #[derive(Debug)]
 struct Parts {
@@ -125,8 +134,8 @@ struct Parts {
     addresses: Vec<IpCidr>,
     routes: Vec<Hop>,
     mtu: IpMtu,
-    /// Subnets of the networks behind it.
-    behind: Vec<(IpCidr, Zone)>,
+    /// Subnets of the networks behind it, and beside it.
+    networks: (Subnets, Subnets),
     published: Vec<NatPublication>,
     current: Current,
 }
@@ -152,13 +161,13 @@ impl Station {
         let zone = segment.zone();
         let network = Arc::new(Network::of_segment(zone, Arc::clone(&conntrack)));
         let nat = new_nat(&config, zone, conntrack);
-        let crossing = Crossing::new(Arc::clone(&nat), zone, Vec::new(), Vec::new());
+        let crossing = Crossing::new(Arc::clone(&nat), zone, Vec::new(), &[], &[]);
         let mut parts = Parts {
             mtu: config.mtu,
             addresses: Vec::new(),
             routes: Vec::new(),
             home: None,
-            behind: Vec::new(),
+            networks: Default::default(),
             published: Vec::new(),
             current: Current {
                 config: Arc::new(network_config(&config, zone, &[], &[], &[])),
@@ -286,12 +295,13 @@ impl Station {
         changes
     }
 
-    /// Takes the subnets of the networks behind it; true if they are others.
-    pub(crate) fn set_behind(&self, behind: Vec<(IpCidr, Zone)>) -> bool {
+    /// Takes the subnets of the networks behind it and beside it; true if they are others.
+    pub(crate) fn set_networks(&self, behind: Subnets, beside: Subnets) -> bool {
+        let networks = (behind, beside);
         let mut parts = self.parts();
-        let other = parts.behind != behind;
+        let other = parts.networks != networks;
         if other {
-            parts.behind = behind;
+            parts.networks = networks;
             parts.renew(self.segment.zone());
             self.changes.fetch_add(1, AcqRel);
         }
@@ -335,14 +345,15 @@ impl Parts {
     /// Makes anew what the workers need.
     fn renew(&mut self, zone: Zone) {
         let addresses = self.addresses.iter().map(|own| own.address().into()).collect();
-        let (nat, behind) = (Arc::clone(&self.nat), self.behind.clone());
+        let nat = Arc::clone(&self.nat);
+        let (behind, beside) = &self.networks;
         let subnets: Vec<_> = behind.iter().map(|(subnet, _)| *subnet).collect();
         let config = &self.config;
         let mut made = network_config(config, zone, &self.addresses, &self.routes, &subnets);
         made.mtu = self.mtu;
         self.current = Current {
             config: Arc::new(made),
-            crossing: Arc::new(Crossing::new(nat, zone, addresses, behind)),
+            crossing: Arc::new(Crossing::new(nat, zone, addresses, behind, beside)),
         };
     }
 

@@ -176,7 +176,7 @@ impl Switch {
         let zone = Zone(id.0);
         if let Some(known) = state.networks.get_mut(&id) {
             let before = std::mem::replace(&mut known.config, config);
-            if matches!(before.uplink, Uplink::Raw(_)) && before.uplink != known.config.uplink {
+            if before.uplink != known.config.uplink {
                 station::forget_flows(&self.conntrack, zone);
             }
         } else {
@@ -218,13 +218,16 @@ impl Switch {
             };
             if let Some(station) = &known.station {
                 let zone = Zone(id.0);
-                let behind = state.networks.iter().filter(|(_, other)| {
-                    other.station.is_none() && other.config.uplink == Uplink::Raw(zone)
-                });
-                let named = behind.flat_map(|(other, _)| {
-                    subnets(other).into_iter().map(|subnet| (subnet, Zone(other.0)))
-                });
-                if station.set_behind(named.collect()) {
+                let by = |uplink| {
+                    let those = state.networks.iter().filter(move |(_, other)| {
+                        other.station.is_none() && other.config.uplink == uplink
+                    });
+                    let named = those.flat_map(|(other, _)| {
+                        subnets(other).into_iter().map(|subnet| (subnet, Zone(other.0)))
+                    });
+                    named.collect()
+                };
+                if station.set_networks(by(Uplink::Raw(zone)), by(Uplink::Sockets)) {
                     self.workers.iter().for_each(WorkerHandle::wake);
                 }
                 continue;
@@ -264,10 +267,8 @@ impl Switch {
     /// Removes a network with its ports, flows and published ports.
     pub fn remove_network(&self, id: NetworkId) {
         let mut state = self.state();
-        if let Some(known) = state.networks.remove(&id) {
-            if matches!(known.config.uplink, Uplink::Raw(_)) {
-                station::forget_flows(&self.conntrack, Zone(id.0));
-            }
+        if state.networks.remove(&id).is_some() {
+            station::forget_flows(&self.conntrack, Zone(id.0));
             // A worker that does not answer is stuck in a system call; there is nothing to undo.
             let _ = self.ask_all(|_, done| Some(Command::RemoveNetwork { zone: Zone(id.0), done }));
             self.shared.set_policy(Zone(id.0), Policy::default());
@@ -333,11 +334,11 @@ impl Switch {
             let (zone, uplink) = (Zone(network.0), known.config.uplink);
             // As for a network.
             let _ = self.ask_all(|_, done| Some(Command::RemovePort { zone, id: port, done }));
-            if let Uplink::Raw(Zone(segment)) = uplink
-                && let Some(station) = state.networks.get(&NetworkId(segment))
-                && let Some(station) = &station.station
-            {
-                addresses.iter().for_each(|addr| station.nat().forget_inside(zone, *addr));
+            for (segment, known) in &state.networks {
+                let crosses = uplink == Uplink::Raw(Zone(segment.0)) || uplink == Uplink::Sockets;
+                if let Some(station) = known.station.as_ref().filter(|_| crosses) {
+                    addresses.iter().for_each(|addr| station.nat().forget_inside(zone, *addr));
+                }
             }
         }
     }

@@ -11,9 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant as HostInstant};
 
 use crossbeam_channel::{Receiver, Sender};
-use datapath::{
-    Datapath, Decision, DropReason, Fate, Outbox, Packet, PortId, Received, Silent, Uplink,
-};
+use datapath::{Datapath, Decision, DropReason, Fate, Outbox, Packet, PortId, Received, Silent};
 use mio::event::Event as Readable;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
@@ -297,13 +295,13 @@ impl Worker {
             let place = u16::try_from(index).expect("a burst is 32 frames");
             let received = Received { port, place, frame, offload };
             let decision = net.dp.ingress(&received, now, &mut self.out, &mut Silent);
-            let (packet, key) = match (decision, net.dp.config().uplink) {
-                (Decision::Flow(owner, _, packet), _) => (packet, Some(Key::from(owner))),
-                (Decision::Uplink(packet), Uplink::Raw(segment)) => {
+            let (packet, key) = match decision {
+                Decision::Flow(owner, _, packet) => (packet, Some(Key::from(owner))),
+                Decision::Uplink(packet) => (packet, None),
+                Decision::Cross(segment, packet) => {
                     self.cross(segment, (zone, port), place, packet, now);
                     continue;
                 }
-                (Decision::Uplink(packet), _) => (packet, None),
                 _ => continue,
             };
             let mut ctx = Context { dp: &mut net.dp, out: &mut self.out, now };
@@ -410,9 +408,10 @@ impl Worker {
         for command in commands {
             match command {
                 Command::SetNetwork { zone, network, config, counters } => {
-                    let net = self.networks.entry(zone).or_insert_with(|| Net {
-                        dp: Datapath::new(network, Arc::clone(&config), counters),
-                        queues: Vec::new(),
+                    let net = self.networks.entry(zone).or_insert_with(|| {
+                        let mut dp = Datapath::new(network, Arc::clone(&config), counters);
+                        dp.set_stations(self.stations.configs());
+                        Net { dp, queues: Vec::new() }
                     });
                     net.dp.configure(config);
                 }

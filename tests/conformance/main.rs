@@ -63,8 +63,6 @@ enum Of {
     Both,
     Raw,
     Sockets,
-    /// Of both, and by raw not so yet.
-    LaterByRaw,
 }
 
 const V4: &[Family] = &[Family::V4];
@@ -104,16 +102,6 @@ macro_rules! probes {
 macro_rules! test {
     (Sockets Raw $name:ident) => {};
     (Raw Sockets $name:ident) => {};
-    (Raw LaterByRaw $name:ident) => {
-        $crate::test! { later Raw $name }
-    };
-    (later $subject:ident $name:ident) => {
-        #[test]
-        #[ignore = "not so yet"]
-        fn $name() {
-            $crate::holds($crate::Subject::$subject, super::PROBES, stringify!($name));
-        }
-    };
     ($subject:ident $of:ident $name:ident) => {
         #[test]
         fn $name() {

@@ -13,14 +13,12 @@ probes! {
         "A38" ANY a_published_server_sees_the_clients_address_over_tcp;
         "A38" ANY a_published_server_sees_the_clients_address_over_udp;
         "PRODUCT 9" ANY a_container_reaches_a_published_port_of_another_and_its_own;
+        "PRODUCT 9" ANY a_container_of_another_network_reaches_a_published_port;
         "A14" ANY the_host_itself_is_a_client_by_each_of_its_addresses;
         "S" ANY a_published_port_that_nobody_listens_on_refuses;
     }
     Sockets {
         "A38" ANY an_answer_comes_from_the_address_that_was_asked;
-    }
-    LaterByRaw {
-        "PRODUCT 9" ANY a_container_of_another_network_reaches_a_published_port;
     }
 }
 

@@ -3,6 +3,7 @@
 //! ```text
 //!   Alice P1 ┐                                            ┌ Far 198.51.100.9
 //!   Bob   P2 ┴ network 1 ─ gateway ─ NAT ─ our station ─ P1 ┴ Router 198.51.100.254 ─ Distant
+//!   Carol P1 ─ network 2 ─ gateway ─┘ (its uplink is the host's sockets)
 //! ```
 //!
 //! A frame goes the way a worker takes it: by `ingress`, then by the crossing in the buffer it lies in. What
@@ -28,6 +29,8 @@ use crate::wire::{self, ALICE, BOB, GATEWAY, Seen, Station};
 
 pub(crate) const NET: Zone = Zone(1);
 pub(crate) const SEGMENT: Zone = Zone(0x8001);
+/// A network with another uplink.
+pub(crate) const BESIDE: Zone = Zone(2);
 pub(crate) const P1: PortId = PortId(1);
 pub(crate) const P2: PortId = PortId(2);
 
@@ -35,6 +38,9 @@ pub(crate) const P2: PortId = PortId(2);
 pub(crate) const OURS: Station = station(1, 1);
 /// Another station there.
 pub(crate) const FAR: Station = station(9, 9);
+/// On the network beside, and its gateway.
+pub(crate) const CAROL: Station = beside(2);
+const BESIDE_GATEWAY: Station = beside(1);
 /// The way to everywhere else.
 pub(crate) const ROUTER: Station = station(0xfe, 0xfe);
 
@@ -43,6 +49,14 @@ const fn station(mac: u8, last: u8) -> Station {
         mac: [2, 0, 0, 0, 7, mac],
         v4: std::net::Ipv4Addr::new(198, 51, 100, last),
         v6: std::net::Ipv6Addr::new(0x2001, 0xdb8, 7, 0, 0, 0, 0, last as u16),
+    }
+}
+
+const fn beside(last: u8) -> Station {
+    Station {
+        mac: [2, 0, 0, 0, 8, last],
+        v4: std::net::Ipv4Addr::new(10, 8, 0, last),
+        v6: std::net::Ipv6Addr::new(0xfd00, 8, 0, 0, 0, 0, 0, last as u16),
     }
 }
 
@@ -113,8 +127,9 @@ impl Town {
         nat.set_rules(rules(&plan));
         let addresses = vec![OURS.addr(false), OURS.addr(true)];
         let subnets = ["192.0.2.0/24", "2001:db8::/64"].map(|subnet| subnet.parse().unwrap());
-        let behind = subnets.iter().map(|subnet| (*subnet, NET)).collect();
-        let crossing = Crossing::new(Arc::clone(&nat), SEGMENT, addresses, behind);
+        let behind = subnets.map(|subnet| (subnet, NET));
+        let beside = ["10.8.0.0/24", "fd00:8::/64"].map(|subnet| (subnet.parse().unwrap(), BESIDE));
+        let crossing = Crossing::new(Arc::clone(&nat), SEGMENT, addresses, &behind, &beside);
         let gateway = |station: Station, lens: (u8, u8)| Gateway {
             mac: MacAddr(station.mac),
             addresses: vec![
@@ -137,7 +152,13 @@ impl Town {
             isolated_from: Vec::new(),
             leg,
         };
+        let by_sockets = NetworkConfig {
+            uplink: Uplink::Sockets,
+            isolated_from: subnets.to_vec(),
+            ..network(gateway(BESIDE_GATEWAY, (24, 64)), 1500, Leg::Inside)
+        };
         let configs = [
+            (BESIDE, by_sockets),
             (NET, network(gateway(GATEWAY, (24, 64)), 1500, Leg::Inside)),
             (SEGMENT, network(gateway(OURS, (24, 64)), plan.mtu, Leg::Uplink(outside))),
         ];
@@ -148,8 +169,12 @@ impl Town {
             counters.push((zone, PortId::GATEWAY, Arc::clone(&own)));
             (zone, Datapath::new(shared, Arc::new(config), own))
         });
+        let mut nets = Nets(nets.into());
+        let station = nets.0[&SEGMENT].config().clone();
+        let beside = nets.0.get_mut(&BESIDE).unwrap();
+        beside.set_stations([(SEGMENT, Arc::new(station))].into());
         let mut town = Self {
-            nets: Nets(nets.into()),
+            nets,
             crossing,
             nat,
             now: Instant::from_secs(1000),
@@ -160,6 +185,7 @@ impl Town {
         town.attach(NET, P1, Some(ALICE), 1500);
         town.attach(NET, P2, Some(BOB), 1500);
         town.attach(SEGMENT, P1, None, plan.mtu);
+        town.attach(BESIDE, P1, Some(CAROL), 1500);
         for (port, known) in [(P1, ALICE), (P2, BOB)] {
             town.bring(NET, port, &wire::arp_request(known, GATEWAY.v4)).unwrap();
         }
@@ -217,7 +243,8 @@ impl Town {
         let dp = self.nets.0.get_mut(&zone).unwrap();
         let mut outcome = Ok(());
         match dp.ingress(&received, self.now, &mut self.out, &mut Silent) {
-            Decision::Uplink(packet) => {
+            Decision::Cross(segment, packet) => {
+                assert_eq!(segment, SEGMENT);
                 let arrival = Arrival { zone, port, offload, packet };
                 let mut slot = Slot::new(&mut octets, &mut len, Some(0));
                 let (now, out) = (self.now, &mut self.out);
@@ -281,7 +308,7 @@ impl Town {
         let mut all = Vec::new();
         for _ in 0..seconds {
             self.now += Duration::from_secs(1);
-            for zone in [NET, SEGMENT] {
+            for zone in [NET, SEGMENT, BESIDE] {
                 self.out.clear();
                 let dp = self.nets.0.get_mut(&zone).unwrap();
                 let waited = dp.handle_timeout(self.now, &mut self.out);

@@ -4,7 +4,9 @@ use datapath::{DropReason, Gso, Offload};
 use nat::{Direction, Entry, Owner, Protocol, TransportAddr, Tuple};
 use pnet::packet::tcp::TcpFlags;
 
-use crate::town::{FAR, NET, OURS, P1, P2, Plan, ROUTER, SEGMENT, Sent, Town, distant};
+use crate::town::{
+    BESIDE, CAROL, FAR, NET, OURS, P1, P2, Plan, ROUTER, SEGMENT, Sent, Town, distant,
+};
 use crate::wire::{ALICE, BOB, GATEWAY, IpSeen, Seen, Tcp, What, framed, ip};
 
 const FAMILIES: [bool; 2] = [false, true];
@@ -113,6 +115,69 @@ fn a_published_port_leads_inside_and_hairpins() {
         let What::Tcp { ip: header, ports, .. } = seen.what else { panic!("{seen:?}") };
         assert_eq!((header.src, header.dst, header.ttl), (OURS.addr(v6), BOB.addr(v6), 63));
         assert_eq!(ports, (4000, 80), "the external source");
+    }
+}
+
+/// A frame of Carol's, whose network has another uplink, to her gateway.
+fn beside(packet: &[u8]) -> Vec<u8> {
+    framed(CAROL.mac, [2, 0, 0, 0, 8, 1], packet)
+}
+
+/// The host, by whose sockets Carol's packets leave, has no way to our station; so it is here. She is shown
+/// with the address she speaks to (RFC 4787 REQ-9a), and an error about her packet finds her.
+#[test]
+fn a_network_with_another_uplink_reaches_a_published_port() {
+    for nat in [true, false] {
+        for v6 in FAMILIES {
+            let published = vec![(Protocol::Udp, 8080, BOB.addr(v6), 80)];
+            let mut town = Town::new(Plan { nat, published, ..Plan::default() });
+            let packet = ip(CAROL.addr(v6), OURS.addr(v6)).udp(4000, 8080, b"question");
+            let there = one(town.bring(BESIDE, P1, &beside(&packet)).unwrap(), NET, P2);
+            assert_eq!((there.src, there.dst), (GATEWAY.mac, BOB.mac));
+            let What::Udp { ip: header, ports, .. } = there.what else { panic!("{there:?}") };
+            assert_eq!((header.src, header.dst, header.ttl), (OURS.addr(v6), BOB.addr(v6), 63));
+            assert_eq!(ports, (4000, 80));
+            let answer = ip(BOB.addr(v6), OURS.addr(v6)).udp(80, ports.0, b"answer");
+            let frame = framed(BOB.mac, GATEWAY.mac, &answer);
+            let back = one(town.bring(NET, P2, &frame).unwrap(), BESIDE, P1);
+            assert_eq!(back.dst, CAROL.mac);
+            let What::Udp { ip: header, ports, .. } = back.what else { panic!("{back:?}") };
+            assert_eq!((header.src, header.dst, header.ttl), (OURS.addr(v6), CAROL.addr(v6), 63));
+            assert_eq!(ports, (8080, 4000));
+            // Bob's server has ended: his host says so of the packet it got.
+            let (kind, code) = if v6 { (1, 4) } else { (3, 3) };
+            let quoted = ip(OURS.addr(v6), BOB.addr(v6)).udp(4000, 80, b"question");
+            let told = [&[0; 4], &quoted[..]].concat();
+            let told = ip(BOB.addr(v6), OURS.addr(v6)).icmp(kind, code, &told);
+            let frame = framed(BOB.mac, GATEWAY.mac, &told);
+            let back = one(town.bring(NET, P2, &frame).unwrap(), BESIDE, P1);
+            let What::Icmp { ip: header, body, .. } = back.what else { panic!("{back:?}") };
+            assert_eq!(header.dst, CAROL.addr(v6));
+            let addresses = if v6 { 8..40 } else { 12..20 };
+            assert_eq!(
+                body[addresses.clone()],
+                packet[addresses],
+                "about the packet as she sent it"
+            );
+        }
+    }
+}
+
+/// To whom is beside it, our station is a host like any other; and it is no way to them from outside.
+#[test]
+fn our_station_is_all_that_a_network_with_another_uplink_has_here() {
+    for v6 in FAMILIES {
+        let mut town = Town::new(Plan { nat: false, ..Plan::default() });
+        let echo = ip(CAROL.addr(v6), OURS.addr(v6)).echo(7, 1, b"there?");
+        let seen = one(town.bring(BESIDE, P1, &beside(&echo)).unwrap(), BESIDE, P1);
+        assert_eq!((header(&seen).src, seen.dst), (OURS.addr(v6), CAROL.mac));
+        let syn = ip(CAROL.addr(v6), OURS.addr(v6)).tcp(4000, 22, SYN, b"");
+        let seen = one(town.bring(BESIDE, P1, &beside(&syn)).unwrap(), BESIDE, P1);
+        let What::Tcp { flags, .. } = seen.what else { panic!("{seen:?}") };
+        assert!(flags & TcpFlags::RST != 0, "nobody listens there");
+        let datagram = ip(distant(v6), CAROL.addr(v6)).udp(53, 4000, b"unasked");
+        let Err((why, said)) = town.bring(SEGMENT, P1, &down(&datagram)) else { panic!() };
+        assert_eq!((why, said.len()), (DropReason::NoRoute, 0));
     }
 }
 

@@ -238,7 +238,7 @@ impl Worker {
         self.out.clear();
         let decision = self.datapath.ingress(&received, self.now, &mut self.out, &mut Silent);
         match decision {
-            Decision::Flow(..) | Decision::Uplink(_) => {
+            Decision::Flow(..) | Decision::Uplink(_) | Decision::Cross(..) => {
                 self.datapath.decided(received.port, Fate::Consumed);
             }
             Decision::Drop(_) => {

@@ -105,10 +105,10 @@ impl Lab {
             Decision::Flood => (1, None),
             Decision::Consumed => (2, None),
             Decision::Flow(..) => (3, None),
-            Decision::Uplink(_) => (4, None),
+            Decision::Uplink(_) | Decision::Cross(..) => (4, None),
             Decision::Drop(reason) => (5, Some(reason)),
         };
-        if matches!(decision, Decision::Flow(..) | Decision::Uplink(_)) {
+        if kind == 3 || kind == 4 {
             self.datapath.decided(received.port, Fate::Consumed);
         }
         for departure in self.out.departures() {
