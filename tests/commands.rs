@@ -317,6 +317,19 @@ fn a_stopped_daemon_takes_everything_with_it() {
     scene.run(["daemon", "stop"]).succeeded();
 }
 
+/// Its network goes with the daemon; the command goes on, and ends as it ends.
+#[test]
+fn a_command_outlives_the_daemon_and_says_nothing_of_it() {
+    let Some(scene) = Scene::new(Who::User) else { return };
+    let until_alone = "echo up; while grep -q eth0 /proc/net/dev; do sleep 0.1; done; exit 7";
+    let command = scene.start(["run", "-p", "8080:80", "--", "sh", "-c", until_alone]);
+    command.says("up");
+    scene.run(["daemon", "stop"]).succeeded();
+    let ended = command.end();
+    assert_eq!((ended.status.code(), &*ended.stderr), (Some(7), ""), "{ended:?}");
+    scene.is_clean();
+}
+
 #[test]
 fn many_commands_at_once_start_one_daemon_and_get_an_address_each() {
     let Some(scene) = Scene::new(Who::User) else { return };

@@ -215,8 +215,9 @@ impl Run {
         prepared.write(&resolver.text(&servers), &hosts)?;
         let status = follow(&daemon, &endpoint, prepared.held, self.publish_all);
         // The daemon sees the end of the process too; this is so that the endpoint is gone when we are.
+        // Another's detach, or the daemon's own end, has done it already.
         match daemon.detach(&endpoint.id) {
-            Err(error) if !error.is_not_found() => {
+            Err(error) if !error.is_not_found() && !error.is_absent() => {
                 note(format_args!("detach {}: {error}", endpoint.name))
             }
             _ => {}
