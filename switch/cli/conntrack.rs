@@ -68,7 +68,11 @@ fn side(flow: &Flow, side: &FlowSide, counters: bool) -> String {
     let mut text = format!("src={} dst={}", side.src, side.dst);
     match flow.protocol.as_str() {
         "icmp" | "icmpv6" => text += &format!(" id={}", side.src_port),
-        "tcp" | "udp" => text += &format!(" sport={} dport={}", side.src_port, side.dst_port),
+        "tcp" | "udp" | "udplite" | "sctp" | "dccp" => {
+            text += &format!(" sport={} dport={}", side.src_port, side.dst_port);
+        }
+        // Keys are PPTP's, which has a version of its own (RFC 2637 §4.1).
+        "gre" => text += " srckey=0x0 dstkey=0x0",
         _ => {}
     }
     if counters {
@@ -124,5 +128,13 @@ mod tests {
              src=192.0.2.1 dst=198.51.100.7 sport=80 dport=40000 zone-reply=32768 [ASSURED]"
         );
         assert!(line(&flow("icmp", 1, None), false).contains("dst=192.0.2.1 id=40000 src="));
+        let associated = line(&flow("sctp", 132, Some("COOKIE_WAIT")), false);
+        let expected =
+            "sctp     132 431999 COOKIE_WAIT src=172.17.0.2 dst=192.0.2.1 sport=40000 dport=80 ";
+        assert!(associated.starts_with(expected), "{associated}");
+        assert!(
+            line(&flow("gre", 47, None), false).contains("dst=192.0.2.1 srckey=0x0 dstkey=0x0")
+        );
+        assert!(line(&flow("unknown", 253, None), false).contains("dst=192.0.2.1 src="));
     }
 }

@@ -410,7 +410,7 @@ pub struct Flow {
     pub protocol: String,
     /// The IP protocol number.
     pub protocol_number: u8,
-    /// TCP's state in netfilter's word, else nothing.
+    /// The state in netfilter's word, where the protocol has any: TCP and SCTP.
     pub state: Option<String>,
     /// Seconds until it is forgotten.
     pub expires_in: u64,

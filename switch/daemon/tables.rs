@@ -161,7 +161,7 @@ fn flow(network: String, answered_in: String, row: &FlowRow) -> api::Flow {
         reply_zone: row.answered_in.0,
         protocol: protocol.to_string(),
         protocol_number: protocol.number(),
-        state: (protocol == nat::Protocol::Tcp).then(|| row.state.name().to_owned()),
+        state: row.state.map(ToOwned::to_owned),
         expires_in: row.expires_in.as_secs(),
         original: side(row.original, row.sent),
         reply: side(row.reply, row.received),

@@ -199,8 +199,8 @@ pub struct FlowRow {
     pub original: nat::Tuple,
     /// The answers' tuple.
     pub reply: nat::Tuple,
-    /// The state for TCP.
-    pub state: nat::TcpState,
+    /// The state's name in `conntrack -L`, if the protocol has any: TCP and SCTP.
+    pub state: Option<&'static str>,
     /// Whether an answer was seen.
     pub replied: bool,
     /// Whether it is safe from early drop.

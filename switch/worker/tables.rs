@@ -64,7 +64,7 @@ impl Switch {
                 answered_in: NetworkId(entry.reply_zone().0),
                 original: entry.original,
                 reply: entry.reply,
-                state: entry.state(),
+                state: entry.state_name(),
                 replied: entry.replied(),
                 assured: entry.assured(),
                 expires_in: since(now, entry.expires_at(&timeouts(entry))),

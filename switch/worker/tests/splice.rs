@@ -217,7 +217,7 @@ fn the_connection_is_listed_while_it_lasts() {
     assert_eq!(SocketAddr::from(flow.original.src), client.local_addr().unwrap());
     assert_eq!(flow.original.dst, at("127.0.0.1", 8080).into());
     assert_eq!(flow.reply.src, SocketAddr::new(spliced.container.addr, 80).into());
-    assert_eq!(flow.state, nat::TcpState::Established);
+    assert_eq!(flow.state, Some("ESTABLISHED"));
     drop(client);
     let (got, peer) = server.join().unwrap().unwrap();
     assert_eq!((got, flow.reply.dst), (10, peer.into()));
