@@ -150,7 +150,7 @@ impl Conntrack {
     pub fn lookup(&self, zone: Zone, tuple: Tuple) -> Option<Found> {
         self.index.find(zone, tuple, |direction, entry| Found {
             direction,
-            from_inside: direction == entry.from_inside,
+            from_inside: direction == entry.from_inside(),
             owner: entry.owner(),
         })
     }
@@ -165,7 +165,7 @@ impl Conntrack {
     pub fn find(&self, zone: Zone, tuple: Tuple, now: Instant) -> Option<(Direction, Arc<Entry>)> {
         let found = self.index.find(zone, tuple, |direction, entry| (direction, Arc::clone(entry)));
         let (direction, entry) = found?;
-        if entry.owner() == Owner::NONE && entry.expires_at(&self.timeouts) <= now {
+        if entry.owner() == Owner::NONE && entry.is_over(&self.timeouts, now) {
             self.remove(&entry);
             return None;
         }
@@ -221,7 +221,7 @@ impl Conntrack {
         let first = self.next_swept.fetch_add(part, Relaxed);
         let over = (first..first + part).flat_map(|shard| {
             self.index.of_shard(shard % shards, |entry| {
-                entry.owner() == Owner::NONE && entry.expires_at(&self.timeouts) <= now
+                entry.owner() == Owner::NONE && entry.is_over(&self.timeouts, now)
             })
         });
         over.inspect(|entry| self.remove(entry)).count()

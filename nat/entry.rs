@@ -6,78 +6,29 @@
 //! packet can note it without a lock.
 
 use std::net::IpAddr;
-use std::sync::atomic::{
-    AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering::AcqRel, Ordering::Relaxed,
-};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::AcqRel, Ordering::Relaxed};
 
 use smoltcp::time::{Duration, Instant};
 
+use crate::keeper::{Keeper, Tracking};
 use crate::mapping::Mapping;
-use crate::sctp::{self, SctpState, Tags, WrongTag};
+use crate::moment::{self, Moment};
+use crate::sctp::{self, SctpState, WrongTag};
 use crate::state::{Direction, TcpFlags, TcpState};
 use crate::timeouts::{CLOSING, REPLIED, STALLED, Silent, Timeouts, UNACKNOWLEDGED};
 use crate::tuple::{Protocol, SCTP, Tuple};
 use crate::window::{Believed, OutOfWindow, Segment, Windows};
 use crate::zone::{Account, Owner, Zone};
 
-/// Where an entry stands to the table. It goes through these once, in order.
-#[repr(u8)]
-enum Phase {
-    Outside,
-    Tracked,
-    Ended,
-}
-
-/// Who keeps a flow. Only conntrack itself looks into segments, and only a flow of an owner has another
-/// state elsewhere: none pays for both.
-#[derive(Debug)]
-enum Keeper {
-    Owner(AtomicU64),
-    Conntrack(Box<Kept>),
-}
-
-/// What conntrack needs of a flow without an owner.
-#[derive(Debug, Default)]
-struct Kept {
-    tracking: Mutex<Tracking>,
-    /// The external port its inside end is shown with.
-    mapping: Option<Arc<Mapping>>,
-    /// That of its other end, if both are inside.
-    behind: Option<Arc<Mapping>>,
-}
-
-/// What is followed of a flow's packets, besides its state.
-#[derive(Debug, Default)]
-enum Tracking {
-    #[default]
-    Nothing,
-    Tcp(Windows),
-    Sctp(Tags),
-}
-
-impl Keeper {
-    fn of(owner: Owner, protocol: Protocol) -> Self {
-        let tracking = match protocol {
-            Protocol::Tcp => Tracking::Tcp(Windows::default()),
-            Protocol::Other(SCTP) => Tracking::Sctp(Tags::default()),
-            _ => Tracking::Nothing,
-        };
-        match owner {
-            Owner::NONE => {
-                let tracking = Mutex::new(tracking);
-                let kept = Kept { tracking, mapping: None, behind: None };
-                Self::Conntrack(Box::new(kept))
-            }
-            owner => Self::Owner(AtomicU64::new(owner.0)),
-        }
-    }
-}
-
 /// A rule has chosen the destination. Beside the marks that decide about idle times.
 const BY_RULE: u8 = 1 << 4;
 /// It was said, and whom it was said to does not let it in.
 const KNOCKS: u8 = 1 << 5;
+/// Conntrack finds it.
+const TRACKED: u8 = 1 << 6;
+/// Its first packet has left a container.
+const FROM_INSIDE: u8 = 1 << 7;
 
 /// One tracked flow.
 #[derive(Debug)]
@@ -86,24 +37,19 @@ pub struct Entry {
     pub zone: Zone,
     /// The tuple of its first packet, as that packet's sender wrote it.
     pub original: Tuple,
-    /// The direction in which packets leave the container. Only these are found by what they carry
-    /// on the container's side: the other tuple is one of the outside.
-    pub from_inside: Direction,
     /// The tuple its answers carry where they come in; differs from the inverse of `original` just
     /// where something is translated.
     pub reply: Tuple,
     keeper: Keeper,
-    /// Microseconds on the clock of the caller's [`Instant`].
-    last_seen: AtomicI64,
-    /// Milliseconds of silence after which it is forgotten, by the times of whoever noted the last packet; 0
-    /// for the table's own.
+    last_seen: Moment,
+    /// The silence after which it is forgotten, by the times of whoever noted the last packet, as
+    /// [`moment::ticks`]; 0 for the table's own.
     idle: AtomicU32,
     reply_zone: Zone,
     nat: Zone,
     account: Account,
     state: AtomicU8,
     marks: AtomicU8,
-    phase: AtomicU8,
     packets: [AtomicU64; 2],
     octets: [AtomicU64; 2],
 }
@@ -121,7 +67,6 @@ impl Entry {
     ) -> Self {
         Self {
             zone,
-            from_inside,
             original,
             reply,
             reply_zone: zone,
@@ -129,10 +74,12 @@ impl Entry {
             idle: AtomicU32::new(0),
             account: Account::default(),
             keeper: Keeper::of(owner, original.protocol),
-            last_seen: AtomicI64::new(now.total_micros()),
+            last_seen: Moment::new(now),
             state: AtomicU8::new(TcpState::None as u8),
-            marks: AtomicU8::new(0),
-            phase: AtomicU8::new(Phase::Outside as u8),
+            marks: AtomicU8::new(match from_inside {
+                Direction::Original => FROM_INSIDE,
+                Direction::Reply => 0,
+            }),
             packets: Default::default(),
             octets: Default::default(),
         }
@@ -172,22 +119,18 @@ impl Entry {
     /// The same flow, which holds `mapping` while it lasts. Not for a flow of an owner's, which holds
     /// what it needs itself.
     #[must_use]
-    pub(crate) fn holding(mut self, held: Arc<Mapping>) -> Self {
-        let remote = self.remote();
-        if let Keeper::Conntrack(kept) = &mut self.keeper {
-            held.join(remote);
-            kept.mapping = Some(held);
+    pub(crate) fn holding(mut self, held: &Arc<Mapping>) -> Self {
+        if self.keeper.hold(held) {
+            held.join(self.remote());
         }
         self
     }
 
     /// The same flow between two that are inside, which holds the mapping of whom it leads to as well.
     #[must_use]
-    pub(crate) fn leading_to(mut self, held: Arc<Mapping>) -> Self {
-        let shown = self.reply.dst.addr;
-        if let Keeper::Conntrack(kept) = &mut self.keeper {
-            held.join(shown);
-            kept.behind = Some(held);
+    pub(crate) fn leading_to(mut self, held: &Arc<Mapping>) -> Self {
+        if self.keeper.lead(held) {
+            held.join(self.reply.dst.addr);
         }
         self
     }
@@ -213,23 +156,17 @@ impl Entry {
 
     /// The mapping it holds.
     pub fn mapping(&self) -> Option<&Arc<Mapping>> {
-        match &self.keeper {
-            Keeper::Conntrack(kept) => kept.mapping.as_ref(),
-            Keeper::Owner(_) => None,
-        }
+        self.keeper.mapping()
     }
 
     /// The mapping of whom it leads to, if both are inside.
     pub fn leads_to(&self) -> Option<&Arc<Mapping>> {
-        match &self.keeper {
-            Keeper::Conntrack(kept) => kept.behind.as_ref(),
-            Keeper::Owner(_) => None,
-        }
+        self.keeper.behind()
     }
 
     /// The far side's address, as the far side writes it.
-    const fn remote(&self) -> IpAddr {
-        match self.from_inside {
+    fn remote(&self) -> IpAddr {
+        match self.from_inside() {
             Direction::Original => self.original.dst.addr,
             Direction::Reply => self.original.src.addr,
         }
@@ -253,28 +190,36 @@ impl Entry {
         }
     }
 
+    /// The direction in which packets leave the container. Only these are found by what they carry
+    /// on the container's side: the other tuple is one of the outside.
+    pub fn from_inside(&self) -> Direction {
+        match self.marks.load(Relaxed) & FROM_INSIDE {
+            0 => Direction::Reply,
+            _ => Direction::Original,
+        }
+    }
+
     /// Whether conntrack finds it: false once it was removed, or dropped early to make room. An owner
     /// that keeps entries beside its own state forgets those.
     pub fn is_tracked(&self) -> bool {
-        self.phase.load(Relaxed) == Phase::Tracked as u8
+        self.marks.load(Relaxed) & TRACKED != 0
     }
 
     /// Takes note that it is about to be found.
     pub(crate) fn track(&self) {
-        self.phase.store(Phase::Tracked as u8, Relaxed);
+        self.marks.fetch_or(TRACKED, Relaxed);
     }
 
     /// Takes note that it is not to be found any more; true for the one caller that ends it.
     pub(crate) fn end(&self) -> bool {
-        let (tracked, ended) = (Phase::Tracked as u8, Phase::Ended as u8);
-        self.phase.compare_exchange(tracked, ended, AcqRel, Relaxed).is_ok()
+        self.marks.fetch_and(!TRACKED, AcqRel) & TRACKED != 0
     }
 
     /// Who handles this flow's packets.
     pub fn owner(&self) -> Owner {
         match &self.keeper {
             Keeper::Owner(owner) => Owner(owner.load(Relaxed)),
-            Keeper::Conntrack(_) => Owner::NONE,
+            _ => Owner::NONE,
         }
     }
 
@@ -291,10 +236,10 @@ impl Entry {
     ///
     /// It cannot; nothing is changed then.
     pub fn judge(&self, travelling: Direction, segment: &Segment) -> Result<Believed, OutOfWindow> {
-        let Keeper::Conntrack(kept) = &self.keeper else { return Ok(Believed::Yes) };
-        // One connection's segments are one worker's, as a rule: nobody waits here.
-        let mut tracking = kept.tracking.lock().unwrap_or_else(PoisonError::into_inner);
-        let Tracking::Tcp(windows) = &mut *tracking else { return Ok(Believed::Yes) };
+        let mut tracking = self.keeper.tracking();
+        let Some(Tracking::Tcp(windows)) = tracking.as_deref_mut() else {
+            return Ok(Believed::Yes);
+        };
         let reopened = segment.flags.syn
             && !segment.flags.ack
             && matches!(self.state(), TcpState::TimeWait | TcpState::Close);
@@ -313,11 +258,9 @@ impl Entry {
         travelling: Direction,
         packet: &sctp::Packet,
     ) -> Result<(), WrongTag> {
-        let Keeper::Conntrack(kept) = &self.keeper else { return Ok(()) };
-        let mut tracking = kept.tracking.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Tracking::Sctp(tags) = &mut *tracking {
-            tags.judge(travelling, packet)?;
-        }
+        let mut tracking = self.keeper.tracking();
+        let Some(Tracking::Sctp(tags)) = tracking.as_deref_mut() else { return Ok(()) };
+        tags.judge(travelling, packet)?;
         let state = packet
             .chunks()
             .iter()
@@ -344,14 +287,13 @@ impl Entry {
     /// Counts `packets` packets of `octets` octets of IP in all, and keeps the flow alive.
     pub fn note(&self, travelling: Direction, packets: u64, octets: u64, now: Instant) {
         self.count(travelling, packets, octets);
-        self.last_seen.store(now.total_micros(), Relaxed);
+        self.last_seen.set(now);
     }
 
     /// The same, to be kept alive for as long as `timeouts` say.
     pub(crate) fn keep(&self, travelling: Direction, octets: u64, now: Instant, of: &Timeouts) {
         self.note(travelling, 1, octets, now);
-        let idle = of.idle(&self.silent()).total_millis();
-        self.idle.store(u32::try_from(idle).unwrap_or(u32::MAX), Relaxed);
+        self.idle.store(moment::ticks(of.idle(&self.silent())), Relaxed);
     }
 
     /// Counts without keeping the flow alive: what comes unasked from outside must not
@@ -423,19 +365,26 @@ impl Entry {
         (self.packets[index].load(Relaxed), self.octets[index].load(Relaxed))
     }
 
-    /// When the last packet was noted.
-    pub fn last_seen(&self) -> Instant {
-        Instant::from_micros(self.last_seen.load(Relaxed))
+    /// How long it has been silent at `now`, to a hundredth of a second. Not to be asked of what an owner has
+    /// left alone for 248 days.
+    pub fn silence(&self, now: Instant) -> Duration {
+        self.last_seen.before(now)
     }
 
-    /// When the flow is forgotten unless another packet is noted before: by `timeouts`, unless its NAT has
-    /// times of its own.
-    pub fn expires_at(&self, timeouts: &Timeouts) -> Instant {
+    /// How long it is still remembered at `now` unless another packet is noted: by `timeouts`, unless its NAT
+    /// has times of its own. 200 days is the longest.
+    pub fn left(&self, timeouts: &Timeouts, now: Instant) -> Duration {
         let idle = match self.idle.load(Relaxed) {
-            0 => timeouts.idle(&self.silent()),
-            millis => Duration::from_millis(millis.into()),
+            0 => timeouts.idle(&self.silent()).min(moment::LONGEST),
+            ticks => moment::of_ticks(ticks),
         };
-        self.last_seen() + idle
+        let silence = self.silence(now);
+        if silence < idle { idle - silence } else { Duration::ZERO }
+    }
+
+    /// Whether it has been silent for too long.
+    pub fn is_over(&self, timeouts: &Timeouts, now: Instant) -> bool {
+        self.left(timeouts, now) == Duration::ZERO
     }
 
     fn silent(&self) -> Silent {
@@ -455,11 +404,10 @@ impl Entry {
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        let Keeper::Conntrack(kept) = &self.keeper else { return };
-        if let Some(mapping) = &kept.mapping {
+        if let Some(mapping) = self.mapping() {
             mapping.part(self.remote());
         }
-        if let Some(mapping) = &kept.behind {
+        if let Some(mapping) = self.leads_to() {
             mapping.part(self.reply.dst.addr);
         }
     }

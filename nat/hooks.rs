@@ -221,7 +221,7 @@ impl Nat {
     /// Ends the flows of a container that is gone.
     pub fn forget_inside(&self, zone: Zone, addr: IpAddr) {
         self.end(Some(zone), |entry| {
-            let (there, tuple) = entry.named(entry.from_inside);
+            let (there, tuple) = entry.named(entry.from_inside());
             there == zone && tuple.src.addr == addr
         });
     }

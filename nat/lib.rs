@@ -5,9 +5,9 @@
 //!
 //! - what it is: [`mod@tuple`] (a flow's name), [`zone`] (where, and whose), [`headers`] (reading a packet),
 //!   [`fragments`] (packets in pieces);
-//! - what is remembered: [`state`], [`window`] (a TCP connection) and [`sctp`], [`timeouts`], [`entry`] (a flow),
-//!   `index`, `roll` and [`conntrack`] (all flows; who pays when there are too many), `pool` and
-//!   [`mapping`] (external ports);
+//! - what is remembered: [`state`], [`window`] (a TCP connection) and [`sctp`], [`timeouts`], `moment`, `keeper`
+//!   and [`entry`] (a flow), `index`, `roll` and [`conntrack`] (all flows; who pays when there are too many),
+//!   `pool` and [`mapping`] (external ports);
 //! - what becomes of it: [`rules`], [`npt`], [`hooks`], [`passage`], `prerouting`, `postrouting`, `shown`,
 //!   `unsolicited`, [`refused`] and [`why`] (in words);
 //! - how it is rewritten, where it lies ([`buffer`]): [`checksum`], `crc`, `rewrite`, `icmp`, `tcp`, `siit`.
@@ -30,7 +30,9 @@ pub mod headers;
 pub mod hooks;
 mod icmp;
 mod index;
+mod keeper;
 pub mod mapping;
+mod moment;
 pub mod npt;
 pub mod passage;
 mod pool;

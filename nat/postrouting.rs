@@ -203,10 +203,10 @@ impl Nat {
                 .entered_by(self.uplink())
                 .ruled(by_rule);
             if let Some(lease) = &lease {
-                entry = entry.holding(Arc::clone(lease));
+                entry = entry.holding(lease);
             }
             if let Some(behind) = &behind {
-                entry = entry.leading_to(Arc::clone(behind));
+                entry = entry.leading_to(behind);
             }
             if knocks {
                 entry = entry.knocking();

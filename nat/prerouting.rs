@@ -165,7 +165,7 @@ impl Nat {
             }
             // What comes from outside does not keep a mapping (RFC 4787 REQ-6), but for the first answer,
             // from which on another idle time counts.
-            _ => direction == entry.from_inside || !entry.replied(),
+            _ => direction == entry.from_inside() || !entry.replied(),
         };
         if direction == Direction::Reply && !entry.replied() {
             entry.count(direction, 0, 0);

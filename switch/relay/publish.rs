@@ -300,7 +300,7 @@ impl Publisher {
         let with_clients = self.udp.keys(|published| {
             let timeouts = shared.policy(published.publication.zone).timeouts;
             published.clients().keep(|entry| {
-                let alive = entry.is_tracked() && entry.expires_at(&timeouts) > now;
+                let alive = entry.is_tracked() && !entry.is_over(&timeouts, now);
                 if !alive {
                     conntrack.remove(entry);
                 }

@@ -67,7 +67,7 @@ impl Switch {
                 state: entry.state_name(),
                 replied: entry.replied(),
                 assured: entry.assured(),
-                expires_in: since(now, entry.expires_at(&timeouts(entry))),
+                expires_in: entry.left(&timeouts(entry), now).into(),
                 sent: entry.counts(Direction::Original),
                 received: entry.counts(Direction::Reply),
             })

@@ -119,7 +119,7 @@ fn u7_the_same_addresses_inside_and_outside_are_told_apart() {
     lab.back(&udp(FAR, "203.0.113.1:4000", b"")).goes(FAR, there);
     assert_eq!(lab.nat.conntrack().list(Some(UPLINK)).len(), 2);
     let entry = lab.nat.conntrack().list(Some(NET));
-    assert!(entry.iter().all(|flow| flow.named(flow.from_inside).0 == NET));
+    assert!(entry.iter().all(|flow| flow.named(flow.from_inside()).0 == NET));
 }
 
 /// A UDP datagram over IPv6 with `extensions` (each with its own type) in front.

@@ -128,6 +128,29 @@ fn t5_an_established_connection_may_be_silent_for_two_hours_and_four_minutes() {
     lab.back(&data(SERVER, SHOWN, 501, 101, 10));
 }
 
+/// However long the switch has been running: past the 49 days of a clock of 32 bits that counts milliseconds, the
+/// 497 of one that counts hundredths of a second, and on the edge of either.
+#[test]
+fn t5_an_idle_time_is_as_long_in_any_year() {
+    const DAY: u64 = 86_400;
+    for began in [49, 50, 248, 496, 497, 498, 1988, 36_500] {
+        for seconds in [0, 1 << 14, 1 << 15] {
+            let mut lab = Lab::default();
+            lab.wait(began * DAY + seconds);
+            connect(&mut lab);
+            lab.wait(DAY - 1);
+            lab.expire();
+            assert_eq!(lab.flows(), 1, "a day less a second, begun at {}", lab.now);
+            lab.out(&data(ALICE, SERVER, 101, 501, 1));
+            lab.back(&data(SERVER, SHOWN, 501, 102, 1));
+            lab.out(&data(ALICE, SERVER, 102, 502, 0));
+            lab.wait(DAY);
+            lab.expire();
+            assert_eq!(lab.flows(), 0, "a day, begun at {}", lab.now);
+        }
+    }
+}
+
 #[test]
 fn t5_one_that_is_opening_or_closing_for_four_minutes() {
     let mut lab = Lab::default();

@@ -422,7 +422,7 @@ impl Datagrams {
             let timeouts = self.shared.policy(mapping.zone()).timeouts;
             let mut flows = mapping.flows();
             flows.keep(|entry| {
-                let alive = entry.is_tracked() && entry.expires_at(&timeouts) > now;
+                let alive = entry.is_tracked() && !entry.is_over(&timeouts, now);
                 if !alive {
                     conntrack.remove(entry);
                 }

@@ -139,7 +139,7 @@ impl Flow {
 
     /// The container's address and port.
     pub(crate) fn inside(&self) -> TransportAddr {
-        match self.entry.from_inside {
+        match self.entry.from_inside() {
             Direction::Original => self.entry.original.src,
             Direction::Reply => self.entry.reply.src,
         }
@@ -147,7 +147,7 @@ impl Flow {
 
     /// Whom the container speaks to.
     pub(crate) fn outside(&self) -> TransportAddr {
-        match self.entry.from_inside {
+        match self.entry.from_inside() {
             Direction::Original => self.entry.original.dst,
             Direction::Reply => self.entry.reply.dst,
         }

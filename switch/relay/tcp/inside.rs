@@ -39,7 +39,7 @@ impl Tcp {
         let flow = self.flows.get_mut(key).ok_or(DropReason::NoFlow)?;
         let stage = flow.stage;
         if stage == Stage::Established {
-            flow.note(flow.entry.from_inside, packet.ip_len(), segment.flags, ctx.now);
+            flow.note(flow.entry.from_inside(), packet.ip_len(), segment.flags, ctx.now);
             if packet.traffic_class & DSCP != flow.class {
                 flow.class = packet.traffic_class & DSCP;
                 socket::set_traffic_class(&flow.stream, packet.dst.is_ipv4(), flow.class);
@@ -53,7 +53,7 @@ impl Tcp {
             _ => self.while_accepting(key, &segment, payload, ctx),
         };
         if let Some(flow) = self.flows.get_mut(key).filter(|_| outcome.is_ok()) {
-            flow.note(flow.entry.from_inside, packet.ip_len(), segment.flags, ctx.now);
+            flow.note(flow.entry.from_inside(), packet.ip_len(), segment.flags, ctx.now);
         }
         outcome
     }

@@ -151,7 +151,7 @@ impl Tcp {
         flow.snd.sent(start, end, ctx.now);
         flow.acknowledged();
         let ip_len = built.len() - datapath::Packet::IP;
-        flow.note(flow.entry.from_inside.other(), ip_len, ACK, ctx.now);
+        flow.note(flow.entry.from_inside().other(), ip_len, ACK, ctx.now);
         ctx.dp.send_to(built, outgoing.to.addr, offload, ctx.now, ctx.out);
         Peeked::Octets(got)
     }

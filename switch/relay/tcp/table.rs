@@ -97,7 +97,7 @@ impl Tcp {
     /// Sends a segment of `flow` to its container.
     pub(super) fn send(flow: &Flow, segment: &Outgoing, ctx: &mut Context<'_>) {
         let ip_len = Self::send_apart(segment, ctx);
-        flow.note(flow.entry.from_inside.other(), ip_len, segment.segment.flags, ctx.now);
+        flow.note(flow.entry.from_inside().other(), ip_len, segment.segment.flags, ctx.now);
     }
 
     /// Sends a segment that moves no state. Returns its octets of IP.
@@ -233,7 +233,7 @@ impl Tcp {
             if flow.deadline <= now {
                 return Some((flow.zone(), key));
             }
-            let idle = now - flow.entry.last_seen() >= IDLE_SLEEP;
+            let idle = flow.entry.silence(now) >= IDLE_SLEEP;
             let sleep = if idle { IDLE_SLEEP } else { BUSY_SLEEP };
             Self::arm(&mut self.timers, key, flow, now + sleep);
         }

@@ -97,7 +97,7 @@ impl Tcp {
             }
             Some(Waits::Life) | None => {
                 // What either side sends is noted; a question is not.
-                let idle = ctx.now - flow.entry.last_seen();
+                let idle = flow.entry.silence(ctx.now);
                 let limit = flow.idle_limit(&self.shared);
                 if idle < KEEPALIVE_AFTER {
                     flow.attempts = 0;
