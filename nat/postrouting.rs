@@ -37,6 +37,12 @@ pub enum Sent {
     Pieces(Vec<Vec<u8>>),
 }
 
+/// Source ports tried for a client whose own is taken.
+const PORT_ATTEMPTS: u16 = 64;
+
+/// Dynamic ports: the first, and how many there are (RFC 6335 §6).
+const DYNAMIC_PORTS: (u16, u16) = (49_152, 16_384);
+
 impl Nat {
     /// Takes a packet to its `egress`: enters its flow if it begins one, and rewrites what is left. If it was
     /// put together from pieces, `largest` is the longest of them.
@@ -174,11 +180,43 @@ impl Nat {
         let (lease, behind) = if lease.is_some() { (lease, behind) } else { (behind, None) };
         let answered_in = egress.zone;
         let flow = Flow { came, to, account, lease, behind, by_rule, knocks: false, answered_in };
-        let entry = self.enter(packet.octets(), passage, flow, now)?;
+        let entry = self.enter(packet.octets(), passage, &flow, now);
+        let entry = entry.or_else(|refused| match refused.reason {
+            Reason::Clash(_) if !ingress.inside && came.dst != to.dst => {
+                self.enter_beside(packet.octets(), passage, flow, now)
+            }
+            _ => Err(refused),
+        })?;
         let (_, answer) = entry.named(Direction::Reply);
         self.retuple(packet, passage, &answer.inverse(), notes)?;
         passage.standing = Standing::Known(entry, Direction::Original);
         Ok(())
+    }
+
+    /// Enters the flow of a client outside that speaks from one port to two of ours which lead to one of a
+    /// container's: it is shown with another port, as nothing else would tell their answers apart
+    /// (`nf_nat_alloc_null_binding` in the kernel).
+    fn enter_beside(
+        &self,
+        packet: &[u8],
+        passage: &Passage,
+        mut flow: Flow,
+        now: Instant,
+    ) -> Result<Arc<Entry>, Refused> {
+        let Flow { came, to, .. } = flow;
+        let clash = Refused::telling(Reason::Clash(to.inverse()));
+        if !(to.protocol.has_ports() && to.protocol.has_mappings()) {
+            return Err(clash);
+        }
+        let (first, count) = DYNAMIC_PORTS;
+        for attempt in 1..PORT_ATTEMPTS {
+            flow.to.src.port = first + came.src.port.wrapping_add(attempt) % count;
+            match self.enter(packet, passage, &flow, now) {
+                Err(Refused { reason: Reason::Clash(_), .. }) => {}
+                entered => return entered,
+            }
+        }
+        Err(clash)
     }
 
     /// Enters a flow in conntrack and takes note of its first packet.
@@ -186,10 +224,10 @@ impl Nat {
         &self,
         packet: &[u8],
         passage: &Passage,
-        flow: Flow,
+        flow: &Flow,
         now: Instant,
     ) -> Result<Arc<Entry>, Refused> {
-        let Flow { came, to, account, lease, behind, by_rule, knocks, answered_in } = flow;
+        let &Flow { came, to, account, by_rule, knocks, answered_in, .. } = flow;
         let zone = passage.ingress.zone;
         let from_inside =
             if passage.ingress.inside { Direction::Original } else { Direction::Reply };
@@ -202,10 +240,10 @@ impl Nat {
                 .answered_in(answered_in)
                 .entered_by(self.uplink())
                 .ruled(by_rule);
-            if let Some(lease) = &lease {
+            if let Some(lease) = &flow.lease {
                 entry = entry.holding(lease);
             }
-            if let Some(behind) = &behind {
+            if let Some(behind) = &flow.behind {
                 entry = entry.leading_to(behind);
             }
             if knocks {
@@ -286,7 +324,7 @@ impl Nat {
             answered_in,
         };
         // Whatever is in the way, the packet is refused for another reason.
-        let _ = self.enter(packet, passage, flow, now);
+        let _ = self.enter(packet, passage, &flow, now);
     }
 
     fn lease(
@@ -338,7 +376,7 @@ impl Nat {
         let lease = Some(lease);
         let (behind, by_rule, knocks, answered_in) = (None, true, false, zone);
         let flow = Flow { came, to, account, lease, behind, by_rule, knocks, answered_in };
-        let entry = self.enter(packet.octets(), passage, flow, now)?;
+        let entry = self.enter(packet.octets(), passage, &flow, now)?;
         let (_, answer) = entry.named(Direction::Reply);
         let changed = self.retuple(packet, passage, &answer.inverse(), notes);
         if changed.is_err() {

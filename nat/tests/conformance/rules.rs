@@ -109,3 +109,27 @@ fn why_is_told_with_the_rule_and_the_ports() {
     lab.out(&udp("172.18.0.2:8080", "198.51.100.2:5", b""));
     assert!(matches!(lab.notes[0], Note::Flow { .. }), "{:?}", lab.notes);
 }
+
+/// Whoever speaks from one port to two that lead to one is answered by each from where it asked; by the second
+/// it is shown with another port (`nf_nat_alloc_null_binding`).
+#[test]
+fn two_published_ports_may_lead_one_client_to_one_port() {
+    let rules = [80, 81, 82].map(|port| publish(Protocol::Udp, port..=port, "172.18.0.2:80"));
+    let mut lab = Lab::publishing(rules.into());
+    let client = "198.51.100.2:5";
+    let mut shown = Vec::new();
+    for port in [80, 81, 82, 81, 80] {
+        let asked = format!("203.0.113.1:{port}");
+        let seen = lab.back(&udp(client, &asked, b""));
+        assert_eq!(
+            (seen.src.ip(), seen.dst),
+            (crate::wire::at(client).ip(), crate::wire::at("172.18.0.2:80"))
+        );
+        shown.push(seen.src.port());
+        lab.out(&udp("172.18.0.2:80", &seen.src.to_string(), b"")).goes(&asked, client);
+    }
+    assert_eq!(shown[0], 5, "its own, where that is free");
+    assert!(shown[1] != shown[0] && shown[2] != shown[0] && shown[1] != shown[2], "{shown:?}");
+    assert_eq!(shown[3..], [shown[1], shown[0]]);
+    assert_eq!((lab.flows(), lab.nat.mappings().len()), (3, 0));
+}
