@@ -44,8 +44,8 @@ impl Tcp {
         if !self.flows.get(key).is_some_and(|flow| flow.finished()) {
             return;
         }
-        // Octets left unread would make the close a reset (RFC 2525 §2.17).
-        self.discard(key, 1);
+        // Octets left unread would make the close a reset (RFC 2525 §2.17). A read ends at an urgent one.
+        while self.discard(key, 1) > 0 {}
         self.acknowledge_if_due(key, ctx);
         if let Some(flow) = self.take(key, ctx) {
             flow.entry.set_state(TcpState::TimeWait);

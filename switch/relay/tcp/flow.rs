@@ -203,9 +203,14 @@ impl Flow {
         }
     }
 
-    /// Notes a segment in conntrack.
+    /// Notes a segment in conntrack that was taken or sent.
     pub(crate) fn note(&self, travelling: Direction, octets: usize, flags: TcpFlags, now: Instant) {
         self.entry.note(travelling, 1, octets as u64, now);
+        self.moves(travelling, flags);
+    }
+
+    /// Moves the state conntrack shows by a segment that was taken.
+    pub(crate) fn moves(&self, travelling: Direction, flags: TcpFlags) {
         let settled = self.entry.state() == nat::TcpState::Established;
         if !settled || flags.syn || flags.fin || flags.rst {
             self.entry.segment(travelling, flags);

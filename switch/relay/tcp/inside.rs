@@ -39,12 +39,16 @@ impl Tcp {
         let flow = self.flows.get_mut(key).ok_or(DropReason::NoFlow)?;
         let stage = flow.stage;
         if stage == Stage::Established {
-            flow.note(flow.entry.from_inside(), packet.ip_len(), segment.flags, ctx.now);
+            flow.entry.note(flow.entry.from_inside(), 1, packet.ip_len() as u64, ctx.now);
             if packet.traffic_class & DSCP != flow.class {
                 flow.class = packet.traffic_class & DSCP;
                 socket::set_traffic_class(&flow.stream, packet.dst.is_ipv4(), flow.class);
             }
-            return self.while_established(key, &segment, payload, ctx);
+            let outcome = self.while_established(key, &segment, payload, ctx);
+            if let Some(flow) = self.flows.get(key).filter(|_| outcome.is_ok()) {
+                flow.moves(flow.entry.from_inside(), segment.flags);
+            }
+            return outcome;
         }
         // What a handshake does not take moves no state.
         let outcome = match stage {

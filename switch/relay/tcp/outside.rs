@@ -31,6 +31,13 @@ impl Tcp {
         match flow.stage {
             Stage::Connecting => self.connected(key, readiness, ctx),
             Stage::Established => {
+                // Where the far side has finished nobody reads, and to a container that takes nothing nobody
+                // writes: that it has reset since would go unnoticed.
+                if readiness.hung_up
+                    && let Ok(Some(error)) = flow.stream.take_error()
+                {
+                    self.upstream_lost(key, Errno::try_from(error).unwrap_or(Errno::EIO));
+                }
                 if readiness.writable {
                     self.continue_writing(key);
                 }

@@ -89,7 +89,7 @@ impl Tcp {
     }
 
     /// The host socket takes nothing any more.
-    fn upstream_lost(&mut self, key: Key, errno: Errno) {
+    pub(super) fn upstream_lost(&mut self, key: Key, errno: Errno) {
         let Some(flow) = self.flows.get_mut(key) else { return };
         flow.rcv.lost = true;
         flow.rcv.squeezed = false;

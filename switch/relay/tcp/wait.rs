@@ -88,12 +88,17 @@ impl Tcp {
                 self.reset_by_host(key, ctx);
                 return;
             }
-            Some(Waits::Ack) if !flow.snd.is_closed() => flow.snd.time_out(),
-            Some(Waits::Ack | Waits::Window) => {
-                flow.snd.rtt.back_off();
-                // A segment before the next octet must be answered (RFC 9293 §3.8.6.1).
-                let probe = flow.control(ACK, flow.snd.una - 1);
-                Self::send(flow, &probe, ctx);
+            Some(of @ (Waits::Ack | Waits::Window)) => {
+                match of {
+                    // It goes again at once, or as soon as a closed window opens.
+                    Waits::Ack => flow.snd.time_out(),
+                    _ => flow.snd.rtt.back_off(),
+                }
+                if of == Waits::Window || flow.snd.is_closed() {
+                    // A segment before the next octet must be answered (RFC 9293 §3.8.6.1).
+                    let probe = flow.control(ACK, flow.snd.una - 1);
+                    Self::send(flow, &probe, ctx);
+                }
             }
             Some(Waits::Life) | None => {
                 // What either side sends is noted; a question is not.
