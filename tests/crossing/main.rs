@@ -7,6 +7,7 @@ mod errors;
 mod pieces;
 mod town;
 mod ways;
+mod why;
 #[path = "../story/wire.rs"]
 #[allow(dead_code)]
 mod wire;

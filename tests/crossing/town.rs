@@ -17,11 +17,11 @@ use datapath::stats::PortCounters;
 use datapath::{
     Arrival, Body, Crossed, Crossing, Datapath, Decision, Departure, DropReason, Fate, Gateway,
     Hop, IpMtu, Leg, Legs, MacAddr, Network, NetworkConfig, OFFLOAD_HEADER_LEN, Offload, Offloads,
-    Outbox, Outside, Port, PortId, PortRole, PortTotals, Received, Silent, Slot, Uplink, slot,
+    Outbox, Outside, Port, PortId, PortRole, PortTotals, Received, Silent, Slot, Uplink, Why, slot,
 };
 use nat::{
-    Account, Config, Conntrack, Destination, Match, Nat, NoNotes, Owner, Profile, Protocol, Rule,
-    Rules, Source, Zone,
+    Account, Config, Conntrack, Destination, Match, Nat, NoNotes, Notes, Owner, Profile, Protocol,
+    Rule, Rules, Source, Zone,
 };
 use smoltcp::time::{Duration, Instant};
 
@@ -232,6 +232,18 @@ impl Town {
         frame: &[u8],
         offload: Offload,
     ) -> Result<Vec<Sent>, (DropReason, Vec<Sent>)> {
+        self.ask(zone, port, (frame, offload), &mut Silent, &mut NoNotes)
+    }
+
+    /// The same, asking why.
+    pub(crate) fn ask<W: Why, N: Notes>(
+        &mut self,
+        zone: Zone,
+        port: PortId,
+        (frame, offload): (&[u8], Offload),
+        why: &mut W,
+        notes: &mut N,
+    ) -> Result<Vec<Sent>, (DropReason, Vec<Sent>)> {
         self.out.clear();
         self.owned = None;
         let mut len = OFFLOAD_HEADER_LEN + frame.len();
@@ -242,20 +254,14 @@ impl Town {
         let received = Received { port, place: 0, frame, offload };
         let dp = self.nets.0.get_mut(&zone).unwrap();
         let mut outcome = Ok(());
-        match dp.ingress(&received, self.now, &mut self.out, &mut Silent) {
+        match dp.ingress(&received, self.now, &mut self.out, why) {
             Decision::Cross(segment, packet) => {
                 assert_eq!(segment, SEGMENT);
                 let arrival = Arrival { zone, port, offload, packet };
                 let mut slot = Slot::new(&mut octets, &mut len, Some(0));
                 let (now, out) = (self.now, &mut self.out);
-                let crossed = self.crossing.carry(
-                    &mut self.nets,
-                    &arrival,
-                    &mut slot,
-                    now,
-                    out,
-                    &mut NoNotes,
-                );
+                let nets = &mut self.nets;
+                let crossed = self.crossing.carry(nets, &arrival, &mut slot, now, out, notes);
                 let fate = match crossed {
                     Ok(Crossed::Done) => Fate::Consumed,
                     Ok(Crossed::Owned(owner, ..)) => {
