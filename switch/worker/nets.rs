@@ -5,9 +5,13 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::ops::{Deref, DerefMut};
 
 use datapath::{Datapath, Legs, Offloads, PortId};
+use mio::Token;
 use nat::Zone;
 
 use crate::queue::Queue;
+
+/// Marks the token of a port, where a relay key has its kind.
+const PORT_KIND: u64 = 0x40;
 
 /// One port's device, as one worker has it.
 #[derive(Debug)]
@@ -82,5 +86,22 @@ impl Hasher for ZoneHasher {
 
     fn write_u16(&mut self, number: u16) {
         self.0 = number.into();
+    }
+}
+
+/// What poll calls a port by.
+#[expect(clippy::cast_possible_truncation, reason = "64-bit targets only, as relay::Key asserts")]
+pub(crate) const fn port_token(zone: Zone, port: PortId) -> Token {
+    Token((PORT_KIND << 48 | (zone.0 as u64) << 16 | port.0 as u64) as usize)
+}
+
+/// The port of a token, if it is one's.
+#[expect(clippy::cast_possible_truncation, reason = "takes the fields apart")]
+pub(crate) const fn port_of(token: Token) -> Option<(Zone, PortId)> {
+    let word = token.0 as u64;
+    if (word >> 48) & 0xff == PORT_KIND {
+        Some((Zone((word >> 16) as u16), PortId(word as u16)))
+    } else {
+        None
     }
 }

@@ -5,34 +5,29 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant as HostInstant};
 
 use crossbeam_channel::{Receiver, Sender};
-use datapath::{Datapath, Decision, DropReason, Fate, Outbox, Packet, PortId, Received, Silent};
+use datapath::{Decision, DropReason, Fate, Outbox, Packet, PortId, Received, Silent};
 use mio::event::Event as Readable;
-use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Token, Waker};
+use mio::{Events, Poll, Token, Waker};
 use nat::{Conntrack, Zone};
-use relay::{Context, Key, Published, Readiness, Relay};
+use relay::{Context, Key, Readiness, Relay};
 use smoltcp::time::{Duration as Span, Instant};
 
 use crate::burst::{Burst, Drained};
 use crate::command::{Command, Handed};
 use crate::control::{Event, NetworkId, SegmentId};
 use crate::egress::Egress;
-use crate::nets::{Net, Nets, PortQueue};
-use crate::queue::{Queue, QueueError};
+use crate::nets::{Nets, PortQueue, port_of};
+use crate::queue::QueueError;
 use crate::station::Stations;
 use crate::urgency::Urgency;
 
 /// The waker's token; keys of the relay and tokens of ports are never 0.
 pub(crate) const WAKER: Token = Token(0);
-
-/// Marks the token of a port, where a relay key has its kind.
-const PORT_KIND: u64 = 0x40;
 
 /// Bursts of one port in one turn: its budget, [`crate::burst::MAX_FRAMES`] frames each.
 const BURSTS_PER_TURN: usize = 4;
@@ -222,7 +217,7 @@ impl Worker {
         self.with_flow(key, now, |relay, ctx| relay.ready(key, readiness, ctx));
     }
 
-    fn enqueue(&mut self, zone: Zone, port: PortId) {
+    pub(crate) fn enqueue(&mut self, zone: Zone, port: PortId) {
         let Some(held) = self.port_queue(zone, port) else { return };
         if held.polled && !held.dead && !held.queued {
             held.queued = true;
@@ -402,116 +397,6 @@ impl Worker {
         }
     }
 
-    /// Carries out what the control side asks; says whether to go on.
-    fn obey(&mut self, now: Instant) -> bool {
-        let commands: Vec<_> = self.setup.commands.try_iter().collect();
-        for command in commands {
-            match command {
-                Command::SetNetwork { zone, network, config, counters } => {
-                    let net = self.networks.entry(zone).or_insert_with(|| {
-                        let mut dp = Datapath::new(network, Arc::clone(&config), counters);
-                        dp.set_stations(self.stations.configs());
-                        Net { dp, queues: Vec::new() }
-                    });
-                    net.dp.configure(config);
-                }
-                Command::RemoveNetwork { zone, done } => {
-                    self.end_flows(zone, None, now);
-                    if self.setup.housekeeper {
-                        self.leave(zone, now);
-                    }
-                    self.networks.remove(&zone);
-                    self.remove_station(zone);
-                    done.tell();
-                }
-                Command::AddPort { zone, id, port, counters, queue, polled, done } => {
-                    let added = self.add_port(zone, id, &queue, polled);
-                    if added.is_ok()
-                        && let Some(net) = self.networks.get_mut(&zone)
-                    {
-                        net.dp.attach(id, port, counters);
-                        if net.queues.len() <= id.index() {
-                            net.queues.resize_with(id.index() + 1, || None);
-                        }
-                        let held = PortQueue::new(queue, polled);
-                        net.queues[id.index()] = Some(held);
-                        net.dp.introduce(id, now, &mut self.out);
-                        self.flush();
-                        // Frames may wait already.
-                        self.enqueue(zone, id);
-                    }
-                    done.tell_result(added);
-                }
-                Command::RemovePort { zone, id, done } => {
-                    self.end_flows(zone, Some(id), now);
-                    if let Some(net) = self.networks.get_mut(&zone) {
-                        net.dp.detach(id);
-                        let held = net.queues.get_mut(id.index()).and_then(Option::take);
-                        if let Some(held) = held.filter(|held| held.polled) {
-                            let fd = held.queue.raw_fd();
-                            let _ = self.setup.poll.registry().deregister(&mut SourceFd(&fd));
-                        }
-                    }
-                    done.tell();
-                }
-                Command::AddStation(station) => self.add_station(station),
-                Command::Publish { published, reply } => {
-                    let _ = reply.send(self.publish(published));
-                }
-                Command::GiveUpPort { v4, port, done } => {
-                    self.setup.relay.give_up_port(v4, port, &self.setup.conntrack);
-                    done.tell();
-                }
-                Command::Unpublish { keys, done } => {
-                    self.unpublish(keys);
-                    done.tell();
-                }
-                Command::Stop => return false,
-            }
-        }
-        true
-    }
-
-    /// Serves published ports, all of them or none.
-    fn publish(&mut self, published: Vec<Published>) -> io::Result<Vec<Key>> {
-        let mut keys = Vec::with_capacity(published.len());
-        for published in published {
-            match self.setup.relay.publish(published) {
-                Ok(key) => keys.push(key),
-                Err(error) => {
-                    self.unpublish(keys);
-                    return Err(error);
-                }
-            }
-        }
-        Ok(keys)
-    }
-
-    fn unpublish(&mut self, keys: Vec<Key>) {
-        for key in keys {
-            self.setup.relay.unpublish(key, &self.setup.conntrack);
-        }
-    }
-
-    fn add_port(&self, zone: Zone, id: PortId, queue: &Queue, polled: bool) -> io::Result<()> {
-        if !self.networks.contains_key(&zone) {
-            return Err(io::ErrorKind::NotFound.into());
-        }
-        if polled {
-            let fd: RawFd = queue.raw_fd();
-            let token = port_token(zone, id);
-            self.setup.poll.registry().register(&mut SourceFd(&fd), token, Interest::READABLE)?;
-        }
-        Ok(())
-    }
-
-    fn end_flows(&mut self, zone: Zone, port: Option<PortId>, now: Instant) {
-        if let Some(net) = self.networks.get_mut(&zone) {
-            let ctx = Context { dp: &mut net.dp, out: &mut self.out, now };
-            self.setup.relay.end(port, &ctx);
-        }
-    }
-
     fn give_up(&self, error: &io::Error) {
         for (zone, net) in self.networks.iter() {
             let ports = net.queues.iter().enumerate().filter(|(_, held)| held.is_some());
@@ -535,19 +420,4 @@ fn died(zone: Zone, port: PortId, error: String) -> Event {
 
 fn add(count: &AtomicU64) {
     count.store(count.load(Relaxed) + 1, Relaxed);
-}
-
-#[expect(clippy::cast_possible_truncation, reason = "64-bit targets only, as relay::Key asserts")]
-const fn port_token(zone: Zone, port: PortId) -> Token {
-    Token((PORT_KIND << 48 | (zone.0 as u64) << 16 | port.0 as u64) as usize)
-}
-
-#[expect(clippy::cast_possible_truncation, reason = "takes the fields apart")]
-const fn port_of(token: Token) -> Option<(Zone, PortId)> {
-    let word = token.0 as u64;
-    if (word >> 48) & 0xff == PORT_KIND {
-        Some((Zone((word >> 16) as u16), PortId(word as u16)))
-    } else {
-        None
-    }
 }
