@@ -13,7 +13,7 @@ use std::net::IpAddr;
 use smoltcp::time::Instant;
 use smoltcp::wire::Ipv4Packet;
 
-use crate::headers::{FRAGMENT, Headers, Piece};
+use crate::headers::{Body, FRAGMENT, Headers, Piece};
 use crate::timeouts::Timeouts;
 use crate::zone::{Account, Zone};
 
@@ -74,6 +74,12 @@ struct Name {
     id: u32,
 }
 
+impl Name {
+    const fn v6(&self) -> bool {
+        self.src.is_ipv6()
+    }
+}
+
 #[derive(Debug)]
 struct Partial {
     account: Account,
@@ -96,8 +102,8 @@ struct Partial {
 #[derive(Debug, Default)]
 pub struct Fragments {
     partial: HashMap<Name, Partial>,
-    /// By age, for each account.
-    order: HashMap<Account, VecDeque<Name>>,
+    /// By age, for each account and IP version: in one, all wait equally long.
+    order: HashMap<(Account, bool), VecDeque<Name>>,
     octets: usize,
     of_account: HashMap<Account, usize>,
     /// Their senders are not told yet.
@@ -106,6 +112,9 @@ pub struct Fragments {
 
 /// Senders that wait to be told; further ones are not.
 const MAX_OVERDUE: usize = 64;
+
+/// Packets of one account that [`Fragments::expire`] forgets at a time.
+const MAX_GIVEN_UP: usize = 64;
 
 impl Fragments {
     /// Takes a piece that came in by `zone` and counts against `account`.
@@ -140,7 +149,7 @@ impl Fragments {
         let partial = match self.partial.entry(name) {
             Slot::Occupied(known) => known.into_mut(),
             Slot::Vacant(place) => {
-                self.order.entry(account).or_default().push_back(name);
+                self.order.entry((account, name.v6())).or_default().push_back(name);
                 let wait = if headers.v6() { timeouts.fragment_v6 } else { timeouts.fragment_v4 };
                 place.insert(Partial::new(account, now + wait))
             }
@@ -165,12 +174,13 @@ impl Fragments {
     }
 
     /// Forgets packets whose missing pieces have not come in time: [`overdue`](Self::overdue) has those
-    /// whose senders are to be told. Looks at a few only; call it often.
+    /// whose senders are to be told. It forgets some of each account's only; call it often.
     pub fn expire(&mut self, now: Instant) {
-        let old = |name: Option<&Name>| {
-            name.copied().filter(|name| self.partial.get(name).is_none_or(|p| p.deadline <= now))
+        let over = |order: &VecDeque<Name>| -> Vec<Name> {
+            let old = |name: &&Name| self.partial.get(name).is_none_or(|p| p.deadline <= now);
+            order.iter().take(MAX_GIVEN_UP).take_while(old).copied().collect()
         };
-        let over: Vec<_> = self.order.values().filter_map(|order| old(order.front())).collect();
+        let over: Vec<_> = self.order.values().flat_map(over).collect();
         for name in over {
             self.give_up(&name);
         }
@@ -196,8 +206,13 @@ impl Fragments {
     fn give_up(&mut self, name: &Name) {
         let Some(partial) = self.forget(name) else { return };
         let account = partial.account;
+        // Nobody is told about an error (RFC 1122 §3.2.2, RFC 4443 §2.4).
+        let may_tell = |piece: &Vec<u8>| {
+            Headers::parse(piece)
+                .is_ok_and(|headers| !matches!(headers.body, Body::Error | Body::Message))
+        };
         if self.overdue.len() < MAX_OVERDUE
-            && let Some(piece) = partial.first_piece(name)
+            && let Some(piece) = partial.first_piece(name).filter(may_tell)
         {
             self.overdue.push(Overdue { zone: name.zone, account, src: name.src, piece });
         }
@@ -213,13 +228,16 @@ impl Fragments {
     fn make_room(&mut self, account: Account, cost: usize, now: Instant) -> bool {
         loop {
             let held = self.of_account.get(&account).copied().unwrap_or(0);
-            let oldest = self.order.get(&account).and_then(|order| order.front()).copied();
-            let too_old =
-                |name: &Name| self.partial.get(name).is_none_or(|partial| partial.deadline <= now);
+            let deadline = |name: &Name| self.partial.get(name).map(|partial| partial.deadline);
+            let oldest = [false, true].into_iter().filter_map(|v6| {
+                let name = self.order.get(&(account, v6))?.front()?;
+                Some((deadline(name), *name))
+            });
+            let oldest = oldest.min_by_key(|(deadline, _)| *deadline);
             let fits = held + cost <= MAX_OCTETS_OF_ACCOUNT && self.octets + cost <= MAX_OCTETS;
             match oldest {
-                Some(name) if too_old(&name) => self.give_up(&name),
-                Some(name) if !fits => drop(self.forget(&name)),
+                Some((Some(deadline), name)) if deadline <= now => self.give_up(&name),
+                Some((_, name)) if !fits => drop(self.forget(&name)),
                 _ => return fits,
             }
         }
@@ -234,14 +252,16 @@ impl Fragments {
                 self.of_account.remove(&partial.account);
             }
         }
-        if let Some(order) = self.order.get_mut(&partial.account) {
+        let order = (partial.account, name.v6());
+        if let Slot::Occupied(mut held) = self.order.entry(order) {
+            let order = held.get_mut();
             if order.front() == Some(name) {
                 order.pop_front();
             } else {
                 order.retain(|held| held != name);
             }
             if order.is_empty() {
-                self.order.remove(&partial.account);
+                held.remove();
             }
         }
         Some(partial)
@@ -313,7 +333,7 @@ impl Partial {
     fn first_piece(self, name: &Name) -> Option<Vec<u8>> {
         let mut piece = self.header?;
         let (_, payload) = self.pieces.into_iter().next().filter(|(at, _)| *at == 0)?;
-        if name.src.is_ipv6() {
+        if name.v6() {
             let next = std::mem::replace(&mut piece[self.next_header_at], FRAGMENT);
             piece.extend([next, 0, 0, 1]);
             piece.extend(name.id.to_be_bytes());

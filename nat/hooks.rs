@@ -14,7 +14,7 @@ use smoltcp::time::Instant;
 
 use crate::conntrack::Conntrack;
 use crate::entry::Entry;
-use crate::fragments::{Fragments, Gathered};
+use crate::fragments::{Fragments, Gathered, Overdue};
 use crate::headers::Headers;
 use crate::mapping::{External, Mappings};
 use crate::npt::Npt;
@@ -331,6 +331,11 @@ impl Nat {
         self.mappings.tick(now);
         self.conntrack.expire(now);
         self.fragments().expire(now);
+    }
+
+    /// A packet some pieces of which have not come in time, whose sender is to be told. Call until there is none.
+    pub fn overdue(&self) -> Option<Overdue> {
+        self.fragments().overdue()
     }
 
     /// Octets of pieces kept.

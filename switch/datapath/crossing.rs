@@ -168,6 +168,11 @@ impl Crossing {
         let packet = Packet::parse(&frame[OFFLOAD_HEADER_LEN..len], &Offload::NONE)?;
         let gathered = Arrival { packet, offload: Offload::NONE, ..*arrival };
         let mut slot = Slot::new(&mut frame, &mut len, None);
+        let dp = legs.leg(arrival.zone).ok_or(DropReason::NoRoute)?;
+        let whole_frame = received(&gathered, &slot);
+        if let Some(answered) = dp.answer_gathered(&whole_frame, &packet, now, out) {
+            return answered.map(|()| Crossed::Done);
+        }
         let largest = Some(whole.largest);
         let arrived = (&gathered, &ingress);
         let crossed =
@@ -283,7 +288,7 @@ impl Crossing {
         let dp = legs.leg(arrival.zone).ok_or(DropReason::NoRoute)?;
         let received = received(arrival, slot);
         let packet = &arrival.packet;
-        if slot.place().is_some() && dp.answer_echo(&received, packet, now, out, &mut Silent) {
+        if dp.answer_echo(&received, packet, now, out, &mut Silent) {
             return Ok(());
         }
         if dp.config().leg == Leg::Inside {
@@ -333,6 +338,18 @@ impl Crossing {
         let back = self.network_of(to).map_or(self.segment, |known| known.zone);
         if let Some(dp) = legs.leg(back) {
             dp.tell_about(to, None, what, quoted, now, out);
+        }
+    }
+
+    /// Tells those whose packets came in pieces, some of which never came (RFC 792, RFC 4443 §3.3).
+    pub fn tell_overdue<L: Legs>(&self, legs: &mut L, now: Instant, out: &mut Outbox) {
+        while let Some(overdue) = self.nat.overdue() {
+            let Ok(headers) = Headers::parse_quoted(&overdue.piece) else { continue };
+            if let Some(dp) = legs.leg(overdue.zone) {
+                let from = Some(headers.dst).filter(|dst| dp.config().answers_for(*dst));
+                let what = IcmpError::ReassemblyTimeExceeded;
+                dp.tell_about(overdue.src, from, what, &overdue.piece, now, out);
+            }
         }
     }
 

@@ -19,7 +19,8 @@ use crate::leg::Leg;
 use crate::network::Uplink;
 use crate::offload::{Gso, Offload};
 use crate::outbox::Outbox;
-use crate::packet::{Fragment, Packet, is_link_local_v6, is_martian_source};
+use crate::outside::is_near;
+use crate::packet::{Fragment, Packet, is_link_local, is_martian_source};
 use crate::port::{IpMtu, MacAddr, PortId};
 use crate::reset;
 use crate::resolve::{self, Announcement};
@@ -240,15 +241,18 @@ impl Datapath {
             }
             return self.carry_to_host(received, packet, host, now, out);
         }
-        if packet.fragment != Fragment::Whole && self.config.uplink == Uplink::Sockets {
-            // Whoever puts packets for the world together does so for ours, too: `answer_gathered`.
-            return Ok(Decision::Uplink(*packet));
+        // Whoever puts packets for the world together does so for ours, too: `answer_gathered`.
+        match (packet.fragment, self.config.uplink) {
+            (Fragment::Whole, _) | (_, Uplink::None) => {
+                self.refuse_local(received, packet, now, out)
+            }
+            (_, Uplink::Sockets) => Ok(Decision::Uplink(*packet)),
+            (_, Uplink::Raw(segment)) => Ok(Decision::Cross(segment, *packet)),
         }
-        self.refuse_local(received, packet, now, out)
     }
 
     /// Answers a packet for one of our addresses that came in pieces, and is whole now; `None` if it is for
-    /// somebody else. `received` has the whole as its frame.
+    /// somebody else, or the NAT's to judge. `received` has the whole as its frame.
     pub fn answer_gathered(
         &mut self,
         received: &Received<'_>,
@@ -258,6 +262,10 @@ impl Datapath {
     ) -> Option<Result<(), DropReason>> {
         if !self.config.gateway.as_ref()?.has(packet.dst) {
             return None;
+        }
+        if self.config.leg != Leg::Inside {
+            return is_near(packet)
+                .then(|| self.answer_near(received, packet, now, out, &mut Silent));
         }
         if self.answer_echo(received, packet, now, out, &mut Silent) {
             return Some(Ok(()));
@@ -467,8 +475,4 @@ impl Datapath {
         self.tell(received, packet, IcmpError::TimeExceeded, now, out);
         Err(DropReason::TtlExceeded)
     }
-}
-
-fn is_link_local(addr: IpAddr) -> bool {
-    matches!(addr, IpAddr::V6(addr) if is_link_local_v6(addr))
 }

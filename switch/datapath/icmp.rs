@@ -37,6 +37,8 @@ pub enum IcmpError {
     AdminProhibited,
     /// TTL or hop limit ran out: 11/0, v6 3/0.
     TimeExceeded,
+    /// Some of its pieces did not come in time: 11/1, v6 3/1.
+    ReassemblyTimeExceeded,
     /// It is longer than the next hop's MTU, given in octets of IP: 3/4 (RFC 1191), v6 2/0.
     TooBig(u32),
     /// As another host or router said: type, code and the word behind the checksum.
@@ -60,6 +62,7 @@ impl IcmpError {
             (Self::PortUnreachable, false) => (3, 3, 0),
             (Self::AdminProhibited, false) => (3, 13, 0),
             (Self::TimeExceeded, false) => (11, 0, 0),
+            (Self::ReassemblyTimeExceeded, false) => (11, 1, 0),
             (Self::TooBig(mtu), false) => (3, 4, if mtu < 0xffff { mtu } else { 0xffff }),
             (Self::NoRoute, true) => (1, 0, 0),
             (Self::AdminProhibited, true) => (1, 1, 0),
@@ -69,6 +72,7 @@ impl IcmpError {
             // RFC 8201 §4: a node ignores what is below the minimum link MTU.
             (Self::TooBig(mtu), true) => (2, 0, if mtu > 1280 { mtu } else { 1280 }),
             (Self::TimeExceeded, true) => (3, 0, 0),
+            (Self::ReassemblyTimeExceeded, true) => (3, 1, 0),
             (Self::Told { kind, code, word }, _) => (kind, code, word),
         }
     }

@@ -13,7 +13,7 @@ use crate::fdb::Fdb;
 use crate::hop;
 use crate::leg::Leg;
 use crate::neighbour::{CAPACITY, Neighbours, Pending};
-use crate::packet::is_link_local_v6;
+use crate::packet::is_link_local;
 use crate::port::{IpMtu, MacAddr, PortId};
 
 /// Where packets for addresses beyond the network go.
@@ -69,9 +69,7 @@ impl Gateway {
     /// The address to speak from to `addr`: one of its subnet, else the first of its family.
     #[must_use]
     pub fn source_for(&self, addr: IpAddr) -> Option<IpAddr> {
-        if let IpAddr::V6(addr) = addr
-            && is_link_local_v6(addr)
-        {
+        if is_link_local(addr) {
             return Some(self.link_local().into());
         }
         let near = IpAddress::from(addr);
@@ -128,8 +126,8 @@ impl NetworkConfig {
     #[must_use]
     pub fn next_hop(&self, to: IpAddr) -> Option<IpAddr> {
         let Leg::Uplink(outside) = &self.leg else { return Some(to) };
-        let near = matches!(to, IpAddr::V6(to) if is_link_local_v6(to))
-            || self.gateway.as_ref().is_some_and(|gateway| gateway.on_link(to));
+        let near =
+            is_link_local(to) || self.gateway.as_ref().is_some_and(|gateway| gateway.on_link(to));
         if near {
             return Some(to);
         }

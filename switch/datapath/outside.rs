@@ -5,8 +5,6 @@
 //! a container or is for the station itself; and what we send beyond the segment goes by a router
 //! (RFC 1122 §3.3.1).
 
-use std::net::IpAddr;
-
 use smoltcp::time::Instant;
 use smoltcp::wire::IpAddress;
 
@@ -14,7 +12,7 @@ use crate::bridge::{Datapath, Decision, Received};
 use crate::drop::DropReason;
 use crate::leg::Leg;
 use crate::outbox::Outbox;
-use crate::packet::{Packet, is_link_local_v6, is_martian_destination, is_martian_source};
+use crate::packet::{Fragment, Packet, is_link_local, is_martian_destination, is_martian_source};
 use crate::why::{Step, Why};
 
 impl Datapath {
@@ -37,16 +35,17 @@ impl Datapath {
         if outside.behind.iter().any(|subnet| subnet.contains_addr(&addr)) {
             return Err(DropReason::ForeignSource);
         }
-        // Link-local packets go no further than our station (RFC 4291 §2.5.6).
-        let near = |addr| matches!(addr, IpAddr::V6(addr) if is_link_local_v6(addr));
-        if gateway.has(dst) && (near(src) || near(dst)) {
-            if !self.answer_echo(received, &packet, now, out, why) {
-                return Err(DropReason::NoFlow);
-            }
-            return Ok(Decision::Consumed);
-        }
-        if near(src) {
-            return Err(DropReason::ForeignSource);
+        if is_near(&packet) {
+            return match (gateway.has(dst), packet.fragment) {
+                (true, Fragment::Whole) => {
+                    let answered = self.answer_near(received, &packet, now, out, why);
+                    answered.map(|()| Decision::Consumed)
+                }
+                // Once they are gathered: `answer_gathered`.
+                (true, _) => Ok(Decision::Cross(self.network.zone, packet)),
+                (false, _) if is_link_local(src) => Err(DropReason::ForeignSource),
+                (false, _) => Err(DropReason::MartianDestination),
+            };
         }
         if is_martian_destination(dst) || gateway.is_broadcast(dst) {
             return Err(DropReason::MartianDestination);
@@ -56,4 +55,25 @@ impl Datapath {
         }
         Ok(Decision::Cross(self.network.zone, packet))
     }
+
+    /// Answers a packet that is for our station and goes no further.
+    pub(crate) fn answer_near<W: Why>(
+        &mut self,
+        received: &Received<'_>,
+        packet: &Packet,
+        now: Instant,
+        out: &mut Outbox,
+        why: &mut W,
+    ) -> Result<(), DropReason> {
+        match self.answer_echo(received, packet, now, out, why) {
+            true => Ok(()),
+            false => Err(DropReason::NoFlow),
+        }
+    }
+}
+
+/// Whether a packet goes no further than our station, or may not even come so far: link-local ones
+/// (RFC 4291 §2.5.6).
+pub(crate) fn is_near(packet: &Packet) -> bool {
+    is_link_local(packet.src) || is_link_local(packet.dst)
 }

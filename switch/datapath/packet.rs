@@ -336,6 +336,12 @@ pub fn is_martian_destination(addr: IpAddr) -> bool {
     }
 }
 
+/// Whether `addr` is in fe80::/10.
+#[must_use]
+pub const fn is_link_local(addr: IpAddr) -> bool {
+    matches!(addr, IpAddr::V6(addr) if is_link_local_v6(addr))
+}
+
 /// Whether `addr` is in fe80::/10 (RFC 4291 §2.5.6).
 #[must_use]
 pub const fn is_link_local_v6(addr: Ipv6Addr) -> bool {

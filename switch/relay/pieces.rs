@@ -53,8 +53,7 @@ pub(crate) fn tell_overdue(shared: &Shared, ctx: &mut Context<'_>) -> bool {
             }
         };
         let Some(overdue) = overdue else { return false };
-        let kind = if overdue.src.is_ipv4() { 11 } else { 3 };
-        let what = IcmpError::Told { kind, code: 1, word: 0 };
+        let what = IcmpError::ReassemblyTimeExceeded;
         ctx.dp.tell_about(overdue.src, None, what, &overdue.piece, ctx.now, ctx.out);
     }
 }

@@ -184,6 +184,7 @@ impl Worker {
             crossing.tell_unsolicited(&mut self.networks, now, &mut self.out);
             if expire {
                 crossing.nat().expire(now);
+                crossing.tell_overdue(&mut self.networks, now, &mut self.out);
             }
         }
         for station in self.stations.all() {

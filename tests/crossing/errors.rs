@@ -12,7 +12,7 @@ const SYN: Tcp = Tcp { flags: TcpFlags::SYN, seq: 100, ack: 0 };
 
 /// The error of this type and code that went to Alice, about her packet.
 #[track_caller]
-fn told_alice(said: Vec<Sent>, v6: bool, (kind, code): (u8, u8), about: &[u8]) -> u32 {
+pub(crate) fn told_alice(said: Vec<Sent>, v6: bool, (kind, code): (u8, u8), about: &[u8]) -> u32 {
     let seen = one(said, NET, P1);
     assert_eq!((seen.src, seen.dst), (GATEWAY.mac, ALICE.mac));
     let What::Icmp { ip, kind: told, code: with, word, body } = seen.what else {

@@ -5,6 +5,7 @@
 
 mod errors;
 mod pieces;
+mod reassembly;
 mod town;
 mod ways;
 mod why;

@@ -189,12 +189,17 @@ impl Town {
         for (port, known) in [(P1, ALICE), (P2, BOB)] {
             town.bring(NET, port, &wire::arp_request(known, GATEWAY.v4)).unwrap();
         }
-        for known in [FAR, ROUTER] {
-            town.bring(SEGMENT, P1, &wire::arp_request(known, OURS.v4)).unwrap();
-            let asked = wire::solicitation(known.mac, Some(known.v6), OURS.v6);
-            town.bring(SEGMENT, P1, &asked).unwrap();
-        }
+        town.hear_of_the_segment();
         town
+    }
+
+    /// The segment's stations ask for ours, and are known again.
+    pub(crate) fn hear_of_the_segment(&mut self) {
+        for known in [FAR, ROUTER] {
+            self.bring(SEGMENT, P1, &wire::arp_request(known, OURS.v4)).unwrap();
+            let asked = wire::solicitation(known.mac, Some(known.v6), OURS.v6);
+            self.bring(SEGMENT, P1, &asked).unwrap();
+        }
     }
 
     fn attach(&mut self, zone: Zone, id: PortId, station: Option<Station>, mtu: u16) {
@@ -327,6 +332,7 @@ impl Town {
             self.out.clear();
             self.crossing.tell_unsolicited(&mut self.nets, self.now, &mut self.out);
             self.nat.expire(self.now);
+            self.crossing.tell_overdue(&mut self.nets, self.now, &mut self.out);
             all.extend(self.sent(&[0; OFFLOAD_HEADER_LEN]));
             self.balanced();
         }
