@@ -25,6 +25,7 @@ pub mod names;
 mod network;
 mod networks;
 pub mod owner;
+mod plan;
 mod publish;
 mod publisher;
 mod segment;

@@ -13,6 +13,7 @@ use crate::error::Error;
 use crate::host;
 use crate::log::log;
 use crate::network::{self, Network};
+use crate::plan::Changed;
 use crate::segment;
 use crate::state::{Daemon, Registry};
 use crate::subnet::{self, Taken};
@@ -312,7 +313,7 @@ impl Registry {
     fn take_over(
         &mut self,
         number: NetworkId,
-        changed: network::Changed,
+        changed: Changed,
         segment: Option<SegmentId>,
     ) -> (bool, Vec<Told>) {
         let Some(network) = self.by_number_mut(number) else { return (false, Vec::new()) };
