@@ -62,7 +62,10 @@ impl HostError {
     /// The message for the container.
     pub(crate) fn as_icmp(&self) -> Option<IcmpError> {
         if self.is_icmp() {
-            return Some(IcmpError::Told { kind: self.kind, code: self.code, word: self.info });
+            // The kernel has taken the pointer of a parameter problem out of its word (`icmp_unreach`).
+            let pointer = self.origin == libc::SO_EE_ORIGIN_ICMP && self.kind == 12;
+            let word = if pointer { self.info << 24 } else { self.info };
+            return Some(IcmpError::Told { kind: self.kind, code: self.code, word });
         }
         match Errno::from_raw(self.errno) {
             Errno::EMSGSIZE => Some(IcmpError::TooBig(self.info)),
@@ -140,4 +143,33 @@ fn read_one(fd: i32) -> Option<HostError> {
         local,
         payload,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// RFC 792, RFC 4443 §3.4: the pointer stands in the first octet of its word, or in all of it.
+    #[test]
+    fn i4_a_parameter_problem_keeps_its_pointer() {
+        for (origin, kind, info, word) in [
+            (libc::SO_EE_ORIGIN_ICMP, 12, 20, 20 << 24),
+            (libc::SO_EE_ORIGIN_ICMP, 3, 1400, 1400),
+            (libc::SO_EE_ORIGIN_ICMP6, 4, 40, 40),
+            (libc::SO_EE_ORIGIN_ICMP6, 2, 1400, 1400),
+        ] {
+            let error = HostError {
+                errno: libc::EPROTO,
+                origin,
+                kind,
+                code: 0,
+                info,
+                offender: None,
+                dst: None,
+                local: None,
+                payload: Vec::new(),
+            };
+            assert_eq!(error.as_icmp(), Some(IcmpError::Told { kind, code: 0, word }));
+        }
+    }
 }

@@ -34,7 +34,7 @@ pub(crate) struct Outlet {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Trouble {
     /// A call failed, perhaps for an earlier datagram (ip(7), `IP_RECVERR`): the error queue is to be
-    /// read before the next attempt.
+    /// read.
     Earlier,
     /// A datagram of so many octets of payload did not leave.
     Failed(Errno, usize),
@@ -51,8 +51,28 @@ impl Outlet {
         }
     }
 
-    /// Sends a datagram, or a train of them, cut by the host only if it may.
+    /// Sends a datagram, or a train of them, cut by the host only if it may. `earlier` is told if the call
+    /// failed, perhaps for an earlier datagram.
     pub(crate) fn send(
+        &self,
+        to: SocketAddr,
+        payload: &[u8],
+        along: &Along,
+        may_fragment: bool,
+        earlier: impl FnOnce(),
+    ) -> Result<(), Errno> {
+        let send = || self.send_once(to, payload, along, may_fragment);
+        match send() {
+            Err(errno) if is_perhaps_of_an_earlier_one(errno) => {
+                earlier();
+                // What was not read of a long queue makes one more call fail (`sock_dequeue_err_skb`).
+                send().or_else(|_| send())
+            }
+            sent => sent,
+        }
+    }
+
+    fn send_once(
         &self,
         to: SocketAddr,
         payload: &[u8],
@@ -102,12 +122,8 @@ impl Outlet {
             let as_train = segment.filter(|_| !self.one_by_one.load(Relaxed));
             if segment.is_some() == as_train.is_some() {
                 let along = Along { segment: as_train, ..along };
-                let mut sent = self.send(to, share, &along, head.may_fragment);
-                if sent.is_err_and(is_perhaps_of_an_earlier_one) {
-                    tell(Trouble::Earlier);
-                    sent = self.send(to, share, &along, head.may_fragment);
-                }
-                match sent {
+                let earlier = || tell(Trouble::Earlier);
+                match self.send(to, share, &along, head.may_fragment, earlier) {
                     Ok(()) => continue,
                     Err(errno) if as_train.is_some() && is_about_trains(errno) => {
                         // One too long for the path is so for a train on it, too, and others are not.
@@ -121,7 +137,8 @@ impl Outlet {
                 }
             }
             for datagram in shares(share, head.size) {
-                match self.send(to, datagram, &along, head.may_fragment) {
+                let earlier = || tell(Trouble::Earlier);
+                match self.send(to, datagram, &along, head.may_fragment, earlier) {
                     Ok(()) if about_trains => self.one_by_one.store(true, Relaxed),
                     Ok(()) => {}
                     Err(errno) => tell(Trouble::Failed(errno, datagram.len())),

@@ -154,12 +154,8 @@ impl Datagrams {
             traffic_class: packet.traffic_class,
             ..Along::default()
         };
-        let send = || mapping.outlet.send(to, message, &along, !packet.dont_fragment);
-        let sent = send().or_else(|_| {
-            // An error of an earlier request is reported by the next call: take note of it, and send.
-            Self::take_errors(&mapping, ctx);
-            send()
-        });
+        let earlier = || Self::take_errors(&mapping, ctx);
+        let sent = mapping.outlet.send(to, message, &along, !packet.dont_fragment, earlier);
         sent.map_err(|errno| {
             if let Some(what) = outlet::as_icmp(errno, to, ctx.dp.config().mtu.0) {
                 ctx.dp.tell(received, packet, what, ctx.now, ctx.out);

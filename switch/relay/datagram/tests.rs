@@ -184,3 +184,22 @@ fn u12_an_error_neither_ends_a_mapping_nor_keeps_it() {
     }
     assert!(!rig.lives_after(11), "two minutes after the last that went out");
 }
+
+/// RFC 5508 REQ-4: however many refusals wait to be told, a datagram for somebody else leaves.
+#[test]
+fn refusals_that_wait_cost_no_other_datagram() {
+    let mut rig = Rig::new();
+    let outside = rig.ask();
+    let closed = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let mapping = rig.shared.mappings.iter().next().map(|held| Arc::clone(held.value()));
+    let fd = mapping.unwrap().outlet.fd.as_raw_fd();
+    let to = nix::sys::socket::SockaddrStorage::from(closed);
+    let flags = nix::sys::socket::MsgFlags::empty();
+    for _ in 0..101 {
+        // Every other call says what became of the one before.
+        let _ = nix::sys::socket::sendto(fd, b"refused", &to, flags);
+    }
+    for _ in 0..3 {
+        assert_eq!(rig.ask(), outside);
+    }
+}
