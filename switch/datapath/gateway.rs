@@ -176,9 +176,9 @@ impl Datapath {
             }
             _ => None,
         };
-        if let Some(tuple) = packet.tuple()
-            && packet.fragment == Fragment::Whole
+        if packet.fragment == Fragment::Whole
             && crosses.is_none()
+            && let Some(tuple) = packet.tuple().or_else(|| packet.concerns(received.frame))
             && let Some(found) = self.network.conntrack.lookup(self.network.zone, tuple)
             && found.from_inside
             && found.owner != Owner::NONE

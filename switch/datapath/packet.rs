@@ -5,7 +5,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use nat::{Protocol, TransportAddr, Tuple};
+use nat::{Headers, Protocol, TransportAddr, Tuple};
 use smoltcp::wire::{EthernetFrame, EthernetProtocol, Ipv4Packet, Ipv6Packet, TcpPacket};
 
 use crate::checksum;
@@ -281,6 +281,19 @@ impl Packet {
             Some((kind, _)) => kind < 128 || kind == 137,
             None => false,
         }
+    }
+
+    /// The packet an ICMP error quotes, from its IP header on; none of any other packet.
+    #[must_use]
+    pub fn quoted<'f>(&self, frame: &'f [u8]) -> Option<&'f [u8]> {
+        self.is_icmp_error(frame).then(|| &self.transport(frame)[8..])
+    }
+
+    /// The flow an ICMP error is about, as packets of it from the error's sender name it.
+    #[must_use]
+    pub fn concerns(&self, frame: &[u8]) -> Option<Tuple> {
+        let quoted = Headers::parse_quoted(self.quoted(frame)?).ok()?;
+        quoted.tuple().map(Tuple::inverse)
     }
 }
 

@@ -128,7 +128,13 @@ impl Relay {
         packet: &Packet,
         ctx: &mut Context<'_>,
     ) -> Result<(), DropReason> {
-        let tuple = packet.tuple().ok_or(DropReason::NoFlow)?;
+        let Some(tuple) = packet.tuple() else {
+            return match key.kind() {
+                Some(Kind::Tcp) => self.tcp.told(key, received, packet, ctx),
+                // No socket tells the sender of a datagram what became of it.
+                _ => Err(DropReason::UnknownError),
+            };
+        };
         match key.kind() {
             Some(Kind::Tcp) => self.tcp.segment(key, received, packet, ctx),
             Some(Kind::Udp | Kind::Echo) => self.datagrams.outbound(received, packet, tuple, ctx),

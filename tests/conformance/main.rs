@@ -25,6 +25,7 @@ mod matrix;
 mod pieces;
 mod pool;
 mod published;
+mod refusal;
 mod roam;
 mod router;
 mod segment;

@@ -22,6 +22,7 @@ fn all() -> Vec<Probe> {
         crate::size::PROBES,
         crate::pieces::PROBES,
         crate::published::PROBES,
+        crate::refusal::PROBES,
         crate::crowd::PROBES,
         crate::timers::PROBES,
         crate::segment::PROBES,

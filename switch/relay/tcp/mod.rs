@@ -3,7 +3,7 @@
 //! Read `flow.rs` for what is kept and `table.rs` for where, then `sending.rs` and `receiving.rs` (the two
 //! sequence spaces, pure), `open.rs` and `dial.rs` (how flows begin), `handshake.rs` and `inside.rs` (segments from the
 //! container), `upstream.rs` (to the host socket), `outside.rs` (from it), `wait.rs` (deadlines), `close.rs`
-//! (how flows end).
+//! (how flows end), `refusal.rs` (what a container says by ICMP).
 //!
 //! ```text
 //!   container's SYN ─▶ Connecting ─far side answered, SYN-ACK out─▶ Accepting ─ACK─▶ Established
@@ -22,6 +22,7 @@ mod inside;
 mod open;
 mod outside;
 mod receiving;
+mod refusal;
 mod rtt;
 mod segment;
 mod sending;

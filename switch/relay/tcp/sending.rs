@@ -222,6 +222,18 @@ impl Sending {
         board.begin(una, nxt, nxt);
     }
 
+    /// A router inside takes no segments longer than `mss`: what is under way goes again so
+    /// (`tcp_simple_retransmit`). No queue has overflown.
+    pub(crate) fn shorten(&mut self, mss: u16) {
+        if mss >= self.mss {
+            return;
+        }
+        self.mss = mss;
+        self.rtt.cancel();
+        let (una, nxt) = (self.una, self.nxt);
+        self.board.get_or_insert_with(|| Box::new(Board::new(una))).begin(una, nxt, nxt);
+    }
+
     /// Octets believed to be under way (RFC 6675 §4, pipe).
     fn pipe(&self) -> u32 {
         let arrived = match &self.board {

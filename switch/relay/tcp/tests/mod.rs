@@ -4,6 +4,7 @@
 mod deadlines;
 mod ends;
 mod hostile;
+mod refusal;
 
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
