@@ -208,12 +208,20 @@ struct Info {
     snd_wnd: u32,
 }
 
-/// Raises the limit of open descriptors to what this process may have, and returns that.
+/// Raises the limit of open descriptors to what this process may have, and returns that: with
+/// `CAP_SYS_RESOURCE` what the kernel lets anybody have (`fs.nr_open`, proc_sys_fs(5)), else the hard limit.
 ///
 /// # Errors
 /// What getrlimit(2) or setrlimit(2) says.
 pub fn raise_nofile_limit() -> io::Result<u64> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    let most = std::fs::read_to_string("/proc/sys/fs/nr_open").ok();
+    if let Some(most) = most.and_then(|text| text.trim().parse().ok())
+        && most > hard
+        && setrlimit(Resource::RLIMIT_NOFILE, most, most).is_ok()
+    {
+        return Ok(most);
+    }
     if soft < hard {
         setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
     }
@@ -417,8 +425,11 @@ mod tests {
     }
 
     #[test]
-    fn the_limit_of_descriptors_is_the_hard_one() {
-        let limit = raise_nofile_limit().expect("never above the hard limit");
+    fn the_limit_of_descriptors_is_the_hard_one_or_beyond() {
+        let (_, before) = getrlimit(Resource::RLIMIT_NOFILE).expect("one's own limit");
+        let limit = raise_nofile_limit().expect("never above what is allowed");
         assert_eq!(getrlimit(Resource::RLIMIT_NOFILE), Ok((limit, limit)));
+        assert!(limit >= before);
+        assert_eq!(raise_nofile_limit().ok(), Some(limit), "and once is enough");
     }
 }
