@@ -8,8 +8,8 @@ use crate::packet::Packet;
 /// Type and code in either family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Kind {
-    v4: (u8, u8),
-    v6: (u8, u8),
+    pub(crate) v4: (u8, u8),
+    pub(crate) v6: (u8, u8),
 }
 
 pub(crate) const NET: Kind = Kind { v4: (3, 0), v6: (1, 0) };

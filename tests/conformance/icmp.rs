@@ -149,7 +149,7 @@ fn icmp_with_a_wrong_checksum_goes_no_further(lab: &Lab, family: Family) -> Verd
 }
 
 /// The error about `sent`, as the inside must see it: from whom, of what kind, quoting what it sent.
-fn comes_in(
+pub(crate) fn comes_in(
     inside: &Station,
     from: std::net::IpAddr,
     kind: (u8, u8),

@@ -76,13 +76,13 @@ impl Family {
 
 #[derive(Debug)]
 pub(crate) struct Lab {
+    /// Programs that must live as long as the lab; they end before what they are in.
+    pub(crate) running: Mutex<Vec<Running>>,
     pub(crate) scene: Scene,
     pub(crate) outside: Netns,
     pub(crate) subject: Subject,
     /// How many containers there have been.
     pub(crate) containers: AtomicU8,
-    /// Programs that must live as long as the lab.
-    pub(crate) running: Mutex<Vec<Running>>,
 }
 
 /// A network namespace behind the subject.

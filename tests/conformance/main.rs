@@ -5,6 +5,9 @@
 //! by `cargo test --test conformance matrix -- --ignored --nocapture`, those and others side by side as a
 //! table. A probe returns what was wrong; that it can see a wrong is shown by the subjects that fail it,
 //! one of which (`nothing`) must fail them all.
+//!
+//! Without cargo's own harness, which runs as many tests at once as there are processors: most of a
+//! probe's time is waited, by protocol (three questions before an address is had) or for a timer.
 
 #![forbid(unsafe_code)]
 
@@ -35,8 +38,11 @@ mod stun;
 mod tcp;
 mod timers;
 
+use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
+
+use libtest_mimic::{Arguments, Failed, Trial};
 
 use lab::{Family, Lab};
 use subject::Subject;
@@ -49,6 +55,8 @@ type Verdict = Result<(), String>;
 pub(crate) struct Probe {
     /// The requirement's number.
     id: &'static str,
+    /// The module it is in.
+    module: &'static str,
     name: &'static str,
     families: &'static [Family],
     /// Whom it is required of.
@@ -64,7 +72,24 @@ enum Of {
     Both,
     Raw,
     Sockets,
+    /// Raw; the others are not set up for it.
+    RawAlone,
 }
+
+impl Of {
+    /// Whether that is one of them.
+    fn concerns(self, subject: Subject) -> bool {
+        match self {
+            Self::Both => true,
+            Self::Raw => subject != Subject::Sockets,
+            Self::Sockets => subject != Subject::Raw,
+            Self::RawAlone => subject == Subject::Raw,
+        }
+    }
+}
+
+/// What is required and not so yet.
+const NOT_YET: &[(Subject, &str)] = &[];
 
 const V4: &[Family] = &[Family::V4];
 const V6: &[Family] = &[Family::V6];
@@ -73,44 +98,28 @@ const ANY: &[Family] = &[Family::V4, Family::V6];
 /// Seconds anything is waited for.
 static PATIENCE: AtomicU64 = AtomicU64::new(10);
 
+/// How many probes run at once, where `--test-threads` does not say.
+const AT_ONCE: usize = 10;
+
 pub(crate) fn patience() -> Duration {
     Duration::from_secs(PATIENCE.load(Relaxed))
 }
 
-/// The probes of a file, and a test for each.
+/// The probes of a file.
 macro_rules! probes {
     ($($of:ident { $($id:literal $families:ident $name:ident $(($($option:literal),*))?;)* })*) => {
         pub(crate) const PROBES: &[$crate::Probe] = &[$($($crate::Probe {
             id: $id,
+            module: module_path!(),
             name: stringify!($name),
             families: $crate::$families,
             of: $crate::Of::$of,
             options: &[$($($option),*)?],
             run: $name,
         }),*),*];
-
-        mod sockets {
-            $($($crate::test! { Sockets $of $name })*)*
-        }
-
-        mod raw {
-            $($($crate::test! { Raw $of $name })*)*
-        }
     };
 }
-
-/// A test, where the requirement is one of that uplink: subject, whom it is required of, name.
-macro_rules! test {
-    (Sockets Raw $name:ident) => {};
-    (Raw Sockets $name:ident) => {};
-    ($subject:ident $of:ident $name:ident) => {
-        #[test]
-        fn $name() {
-            $crate::holds($crate::Subject::$subject, super::PROBES, stringify!($name));
-        }
-    };
-}
-use {probes, test};
+use probes;
 
 macro_rules! ensure {
     ($holds:expr, $($what:tt)+) => {
@@ -119,21 +128,67 @@ macro_rules! ensure {
 }
 use ensure;
 
-/// Runs a probe against a subject in every family it is for.
-fn holds(subject: Subject, probes: &[Probe], name: &str) {
-    let probe = probes.iter().find(|probe| probe.name == name).unwrap();
-    let Some(lab) = Lab::new(subject, probe.options) else { return };
-    let run = |family: Family| {
-        if let Err(error) = (probe.run)(&lab, family) {
-            panic!("{} {family:?} by {}: {error}{}", probe.id, subject.name(), lab.dropped());
+/// Every probe there is.
+fn all() -> Vec<Probe> {
+    [
+        mapping::PROBES,
+        pool::PROBES,
+        filtering::PROBES,
+        tcp::PROBES,
+        stream::PROBES,
+        icmp::PROBES,
+        router::PROBES,
+        size::PROBES,
+        pieces::PROBES,
+        published::PROBES,
+        refusal::PROBES,
+        crowd::PROBES,
+        timers::PROBES,
+        segment::PROBES,
+        roam::PROBES,
+        stun::PROBES,
+    ]
+    .concat()
+}
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads.get_or_insert(AT_ONCE);
+    let mut trials = Vec::new();
+    for probe in all() {
+        let module = probe.module.rsplit("::").next().unwrap();
+        for subject in [Subject::Sockets, Subject::Raw] {
+            if probe.of.concerns(subject) {
+                let name = format!("{module}::{}::{}", subject.name(), probe.name);
+                let trial = Trial::test(name, move || holds(subject, &probe));
+                trials.push(trial.with_ignored_flag(NOT_YET.contains(&(subject, probe.name))));
+            }
         }
+    }
+    trials.push(Trial::test("matrix", matrix::matrix).with_ignored_flag(true));
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+/// Runs a probe against a subject in every family it is for.
+fn holds(subject: Subject, probe: &Probe) -> Result<(), Failed> {
+    let Some(lab) = Lab::new(subject, probe.options) else { return Ok(()) };
+    let run = |family: Family| {
+        let ran = (probe.run)(&lab, family);
+        ran.map_err(|error| {
+            let dropped = lab.dropped();
+            Failed::from(format!("{} {family:?} by {}: {error}{dropped}", probe.id, subject.name()))
+        })
     };
     // What mostly waits does so for all families at once.
     if probe.id == "T4" || probe.options.contains(&"--timeouts") {
         std::thread::scope(|scope| {
-            probe.families.iter().for_each(|family| drop(scope.spawn(|| run(*family))));
-        });
+            let families: Vec<_> =
+                probe.families.iter().map(|family| scope.spawn(|| run(*family))).collect();
+            families.into_iter().try_for_each(|family| {
+                family.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            })
+        })
     } else {
-        probe.families.iter().for_each(|family| run(*family));
+        probe.families.iter().try_for_each(|family| run(*family))
     }
 }

@@ -139,14 +139,14 @@ fn a_container_reaches_a_published_port_of_another_and_its_own(
 }
 
 /// A client asks and is answered by TCP, and by UDP from the very address it asked.
-fn served(
+pub(crate) fn served(
     client: &Container,
     family: Family,
     to: SocketAddr,
     listener: &TcpListener,
     datagrams: &UdpSocket,
 ) -> Verdict {
-    answered(&client.netns, client.at(family, 0), to, listener)
+    exchanged(&client.netns, client.at(family, 0), to, listener)
         .map_err(|error| format!("{}: {error}", client.name))?;
     let mut octet = [0; 1];
     let socket = udp(&client.netns, client.addr(family), 0);
@@ -158,17 +158,22 @@ fn served(
     Ok(())
 }
 
-/// An octet there and another back over a connection.
-fn answered(netns: &Netns, from: SocketAddr, to: SocketAddr, listener: &TcpListener) -> Verdict {
+/// An octet there and another back over a connection; whom the server sees.
+pub(crate) fn exchanged(
+    netns: &Netns,
+    from: SocketAddr,
+    to: SocketAddr,
+    listener: &TcpListener,
+) -> Result<SocketAddr, String> {
     let mut near = connect(netns, from, to).map_err(|error| format!("{from} to {to}: {error}"))?;
-    let (mut far, _) = accept(listener)?;
+    let (mut far, seen) = accept(listener)?;
     near.write_all(b"?").unwrap();
     let mut octet = [0; 1];
     far.read_exact(&mut octet).map_err(|error| format!("question: {error}"))?;
     far.write_all(b"!").unwrap();
     near.read_exact(&mut octet).map_err(|error| format!("answer: {error}"))?;
     ensure!(octet == *b"!", "{octet:?} came");
-    Ok(())
+    Ok(seen)
 }
 
 /// By loopback and by its own address, whatever the uplink.
@@ -186,7 +191,7 @@ fn the_host_itself_is_a_client_by_each_of_its_addresses(lab: &Lab, family: Famil
     };
     for addr in [loopback, family.host()] {
         let to = SocketAddr::new(addr, 8080);
-        answered(&lab.scene.host, SocketAddr::new(any, 0), to, &listener)?;
+        exchanged(&lab.scene.host, SocketAddr::new(any, 0), to, &listener)?;
     }
     Ok(())
 }
@@ -198,8 +203,7 @@ fn a_container_of_another_network_reaches_a_published_port(lab: &Lab, family: Fa
         Family::V4 => ("other4", ["10.8.0.0/24", "fd00:8::/64"]),
         Family::V6 => ("other6", ["10.7.0.0/24", "fd00:7::/64"]),
     };
-    let args = ["network", "create", "--no-host-port", "--subnet", subnets[0]];
-    lab.scene.run(args.into_iter().chain(["--subnet", subnets[1], name])).succeeded();
+    lab.network(name, &["--subnet", subnets[0], "--subnet", subnets[1]]);
     let client = lab.container_on(name, &format!("o{family:?}"), &[]);
     let listener = listen(&server.netns, server.addr(family), 80);
     let datagrams = udp(&server.netns, server.addr(family), 80);

@@ -5,7 +5,7 @@
 //! host that lets nothing through, which no probe may find right.
 
 use std::io::{Read as _, Write as _};
-use std::net::{IpAddr, Shutdown};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering::Relaxed;
@@ -109,7 +109,7 @@ impl Lab {
     }
 
     fn start_pontoon(&self, options: &[&str]) {
-        let raw = format!(
+        let mut raw = format!(
             "raw:up0,address={}/24,gateway={},address6={}/64,gateway6={}",
             STATION[0],
             Family::V4.router(),
@@ -118,6 +118,11 @@ impl Lab {
         );
         let (daemon, options): (Vec<&str>, Vec<&str>) =
             options.iter().partition(|option| option.starts_with("daemon:"));
+        let (uplink, options): (Vec<&str>, Vec<&str>) =
+            options.into_iter().partition(|option| option.starts_with("uplink:"));
+        for option in uplink {
+            raw = format!("{raw},{}", &option["uplink:".len()..]);
+        }
         if !daemon.is_empty() {
             let daemon = daemon.into_iter().map(|option| &option["daemon:".len()..]);
             self.scene.run(["daemon"].into_iter().chain(daemon)).succeeded();
@@ -173,6 +178,12 @@ impl Lab {
         self.container_on("both", name, options)
     }
 
+    /// Another of pontoon's networks.
+    pub(crate) fn network(&self, name: &str, options: &[&str]) -> Ended {
+        let args = ["network", "create", "--no-host-port"].into_iter();
+        self.scene.run(args.chain(options.iter().copied()).chain([name])).succeeded()
+    }
+
     /// On another of pontoon's networks.
     pub(crate) fn container_on(&self, network: &str, name: &str, options: &[&str]) -> Container {
         let mut args = vec!["run", "--network", network, "--name", name];
@@ -182,14 +193,17 @@ impl Lab {
         running.says("up");
         let all = self.scene.json(["ps"]);
         let row = all.as_array().unwrap().iter().find(|row| row["Name"] == name).unwrap();
-        let addr = |what: &str| row[what].as_str().unwrap().parse().unwrap();
+        let addr = |what: &str| row[what].as_str().and_then(|addr| addr.parse().ok());
+        let v4 = addr("IPAddress").unwrap();
+        let IpAddr::V4(own) = v4 else { panic!("{v4} is no IPv4 address") };
+        let [a, b, c, _] = own.octets();
         let pid = u32::try_from(row["Pid"].as_u64().unwrap()).unwrap();
         let container = Container {
             name: name.to_owned(),
             netns: Netns::of_pid(pid).unwrap(),
-            v4: addr("IPAddress"),
-            v6: addr("GlobalIPv6Address"),
-            gateway: "10.9.0.1".parse().unwrap(),
+            v4,
+            v6: addr("GlobalIPv6Address").unwrap_or(Ipv6Addr::UNSPECIFIED.into()),
+            gateway: Ipv4Addr::new(a, b, c, 1).into(),
         };
         self.running.lock().unwrap().push(running);
         container
