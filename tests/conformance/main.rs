@@ -22,6 +22,7 @@ mod conn;
 mod crowd;
 mod errors;
 mod filtering;
+mod given;
 mod icmp;
 mod mapping;
 mod matrix;
@@ -30,13 +31,16 @@ mod pool;
 mod published;
 mod refusal;
 mod roam;
+mod routed;
 mod router;
 mod segment;
+mod shared;
 mod size;
 mod stream;
 mod stun;
 mod tcp;
 mod timers;
+mod translate;
 
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -89,7 +93,10 @@ impl Of {
 }
 
 /// What is required and not so yet.
-const NOT_YET: &[(Subject, &str)] = &[];
+const NOT_YET: &[(Subject, &str)] = &[
+    (Subject::Raw, "a_change_to_an_address_that_somebody_has_changes_nothing"),
+    (Subject::Raw, "pieces_are_routed_one_by_one"),
+];
 
 const V4: &[Family] = &[Family::V4];
 const V6: &[Family] = &[Family::V6];
@@ -147,6 +154,10 @@ fn all() -> Vec<Probe> {
         segment::PROBES,
         roam::PROBES,
         stun::PROBES,
+        translate::PROBES,
+        routed::PROBES,
+        shared::PROBES,
+        given::PROBES,
     ]
     .concat()
 }
