@@ -153,6 +153,8 @@ pub struct Nat {
     rules: ArcSwap<Rules>,
     npt: ArcSwap<Vec<Npt>>,
     any_prefix: AtomicBool,
+    /// Addresses of [`Source::To`](crate::Source::To) that nobody is to be shown with, in order; no two ranges touch.
+    withheld: ArcSwap<Vec<RangeInclusive<IpAddr>>>,
     fragments: Mutex<Fragments>,
     unsolicited: Mutex<Unsolicited>,
     identification: AtomicU32,
@@ -176,6 +178,7 @@ impl Nat {
             rules: ArcSwap::default(),
             npt: ArcSwap::default(),
             any_prefix: AtomicBool::new(false),
+            withheld: ArcSwap::default(),
             fragments: Mutex::default(),
             unsolicited: Mutex::default(),
         }
@@ -243,6 +246,18 @@ impl Nat {
     pub fn set_prefixes(&self, npt: Vec<Npt>) {
         self.any_prefix.store(!npt.is_empty(), Relaxed);
         self.npt.store(Arc::new(npt));
+    }
+
+    /// Has nobody shown with these addresses from now on, which a rule's range may have among others: they are
+    /// somebody else's, or not ours yet. `withheld` is in order, and no two of it touch. What is there goes
+    /// on, until [`forget_addresses`](Self::forget_addresses).
+    pub fn withhold(&self, withheld: Vec<RangeInclusive<IpAddr>>) {
+        self.withheld.store(Arc::new(withheld));
+    }
+
+    /// What is withheld now.
+    pub(crate) fn withheld(&self) -> Guard<Arc<Vec<RangeInclusive<IpAddr>>>> {
+        self.withheld.load()
     }
 
     /// Why a flow is translated as it is: what its first packet would be told of rules and mappings by now, and
@@ -371,13 +386,18 @@ impl Nat {
 
     /// Ends every flow shown with an address the uplink has lost, or entered by it, as masquerade must.
     pub fn forget_address(&self, external: External) {
+        self.forget_addresses(external.zone, |addr| addr == external.addr);
+    }
+
+    /// The same of every address of `zone` that is `gone`.
+    pub fn forget_addresses(&self, zone: Zone, gone: impl Fn(IpAddr) -> bool) {
         self.end(None, |entry| {
             let Entry { original, reply, .. } = entry;
             let source = (reply.dst.addr != original.src.addr).then_some(reply.dst.addr);
             let destination = (reply.src.addr != original.dst.addr).then_some(original.dst.addr);
-            [source, destination].contains(&Some(external.addr))
+            source.into_iter().chain(destination).any(&gone)
         });
-        self.mappings.forget(external);
+        self.mappings.forget(|external| external.zone == zone && gone(external.addr));
     }
 
     /// An identification for a packet that may be cut on its way (RFC 6864 §4.1): containers behind one

@@ -382,9 +382,9 @@ impl Mappings {
         }
     }
 
-    /// Forgets the ports of an address nobody has any more.
-    pub fn forget(&self, external: External) {
-        self.tables.pools.retain(|(of, _), pool| *of != external || pool.held() > 0);
+    /// Forgets the ports of addresses nobody has any more.
+    pub fn forget(&self, gone: impl Fn(External) -> bool) {
+        self.tables.pools.retain(|(of, _), pool| !gone(*of) || pool.held() > 0);
     }
 
     /// Mappings there are.

@@ -3,7 +3,7 @@
 //! Read RFC 4787 REQ-2 (one address for a container) and REQ-9a (a hairpin shows the external source). Nothing is
 //! leased here.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
 use crate::hooks::{Egress, Nat};
@@ -82,8 +82,23 @@ impl Nat {
         }
     }
 
-    /// One of a range of addresses, always the same for the same container (RFC 4787 REQ-2).
+    /// One of a range of addresses, always the same for the same container (RFC 4787 REQ-2); the next one
+    /// behind it that is not withheld, if that is. `None` if all are.
     fn paired(&self, range: &RangeInclusive<IpAddr>, inside: IpAddr) -> Option<IpAddr> {
+        let withheld = self.withheld();
+        let mut addr = self.nth(range, inside)?;
+        // Behind a gap is an address that is lent, as no two gaps touch, or the end of the range; and before
+        // that of its beginning there may be one more.
+        for _ in 0..3 {
+            let behind = withheld.partition_point(|gap| *gap.start() <= addr);
+            let gap = behind.checked_sub(1).map(|at| &withheld[at]);
+            let Some(gap) = gap.filter(|gap| addr <= *gap.end()) else { return Some(addr) };
+            addr = if gap.end() < range.end() { after(*gap.end()) } else { *range.start() };
+        }
+        None
+    }
+
+    fn nth(&self, range: &RangeInclusive<IpAddr>, inside: IpAddr) -> Option<IpAddr> {
         let chosen = self.mappings.keyed(|hasher| mapping::write(hasher, inside));
         match (range.start(), range.end(), inside) {
             (IpAddr::V4(first), IpAddr::V4(last), IpAddr::V4(_)) => {
@@ -107,6 +122,14 @@ impl Nat {
                 Source::Prefix(outside) => moved(tuple.src.addr, outside),
             });
         External { zone: self.uplink(), addr: addr.unwrap_or(spoken_to) }
+    }
+}
+
+/// The next address, which is of the same family unless that was the last one.
+fn after(addr: IpAddr) -> IpAddr {
+    match addr {
+        IpAddr::V4(addr) => Ipv4Addr::from_bits(addr.to_bits().saturating_add(1)).into(),
+        IpAddr::V6(addr) => Ipv6Addr::from_bits(addr.to_bits().saturating_add(1)).into(),
     }
 }
 

@@ -47,7 +47,7 @@ fn config() -> PresenceConfig {
         mtu: IpMtu::ETHERNET,
         v4: Addressing::None,
         v6: Addressing::None,
-        also: Vec::new(),
+        shown: Vec::new(),
         hostname: Some("pontoon".to_owned()),
         seed: 7,
     }

@@ -6,9 +6,12 @@
 
 mod net;
 
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 
 use net::{HOST, Running, Scene, WORLD, WORLD6, Who, clients, wait_for};
+use netns::Netns;
 use serde_json::Value;
 
 /// The station's addresses.
@@ -277,6 +280,131 @@ fn what_is_asked_of_translation_is_what_the_world_sees() {
     // The daemon's end takes all of it along.
     scene.run(["daemon", "stop"]).succeeded();
     drop(web);
+    scene.is_clean();
+}
+
+/// Gives the world one more address.
+fn have(scene: &Scene, address: &str) {
+    let add = || netns::link::add_address("down0", address.parse().unwrap());
+    scene.world.enter(add).unwrap();
+}
+
+#[test]
+fn what_is_to_be_shown_is_asked_for_first_and_who_has_it_is_named() {
+    let (true, Some(scene)) = (clients(&["ping"]), scene()) else { return };
+    have(&scene, "198.51.100.9/32");
+    let uplink = "raw:up0,address=198.51.100.5/24,address6=none";
+    let shown = "198.51.100.8-198.51.100.9";
+    let conflict = ["address 198.51.100.9 is in use on up0 by ", "--snat-to ADDR[-ADDR]"];
+    let create = ["network", "create", "--uplink", uplink, "lan"];
+    scene.run(create.into_iter().chain(["--snat-to", shown])).failed(1, &conflict);
+    assert_eq!(scene.json(["network", "ls"]).as_array().unwrap().len(), 1, "nothing is left of it");
+    // What is routed to the station is nobody's on the segment.
+    scene.run(create.into_iter().chain(["--snat-to", "203.0.113.0-203.0.113.255"])).succeeded();
+    assert_eq!(network(&scene, "lan")["Uplink"]["Addresses"].as_array().unwrap().len(), 1);
+    // Changed while it runs, the network has what it can have of it.
+    scene.run(["network", "set", "lan", "--snat-to", shown]).failed(1, &conflict);
+    let state = |of: &str| {
+        let uplink = network(&scene, "lan")["Uplink"].clone();
+        let addresses = uplink["Addresses"].as_array().cloned().unwrap();
+        let row = addresses.into_iter().find(|row| row["Address"] == of);
+        row.map(|row| (row["Origin"].clone(), row["State"].clone()))
+    };
+    let is = |state: &str| Some(("snat-to".into(), state.into()));
+    wait_for("the other address", || state("198.51.100.8/32") == is("valid"));
+    assert_eq!(state("198.51.100.9/32"), is("conflict"));
+    let uplink = &network(&scene, "lan")["Uplink"];
+    assert_eq!(uplink["Status"], "up");
+    let said = uplink["Conflicts"][0].as_str().unwrap_or_default().to_owned();
+    assert!(said.starts_with("198.51.100.9 is in use by "), "{said}");
+    let kept = scene.start(["run", "--name", "box", "--network", "lan", "--", "sleep", "600"]);
+    wait_for("the container", || scene.json(["ps"]).as_array().unwrap().len() == 1);
+    let ping = ["ping", "-n", "-c", "1", "-W", "9", WORLD];
+    for _ in 0..4 {
+        let run = ["run", "--network", "lan", "--"].into_iter().chain(ping);
+        scene.run(run).succeeded();
+    }
+    scene.run(["exec", "box", "--"].into_iter().chain(ping)).succeeded();
+    let flows = scene.json(["conntrack", "lan", "--nat"]);
+    let flows = flows.as_array().unwrap();
+    assert!(!flows.is_empty() && flows.iter().all(|flow| flow["Reply"]["Dst"] == "198.51.100.8"));
+    drop(kept);
+    wait_for("the endpoint to go", || scene.json(["ps"]) == serde_json::json!([]));
+    scene.run(["network", "rm", "lan"]).succeeded();
+    scene.is_clean();
+}
+
+/// A connection of a container's that is used now and then.
+struct Kept(TcpStream, TcpStream);
+
+impl Kept {
+    fn new(container: &Netns, world: &Netns, to: &str) -> Self {
+        let listener = world.with(|| TcpListener::bind((to, 9000))).unwrap();
+        let near = container.with(|| TcpStream::connect((to, 9000))).unwrap();
+        let far = listener.accept().unwrap().0;
+        for stream in [&near, &far] {
+            stream.set_read_timeout(Some(net::PATIENCE)).unwrap();
+        }
+        Self(near, far)
+    }
+
+    /// Both hear each other.
+    #[track_caller]
+    fn lives(&self, after: &str) {
+        let Self(near, far) = self;
+        for (mut from, mut to) in [(near, far), (far, near)] {
+            from.write_all(b"still there?").unwrap();
+            let mut heard = [0; 12];
+            let read = to.read_exact(&mut heard);
+            assert!(read.is_ok() && heard == *b"still there?", "{read:?} after {after}");
+        }
+    }
+}
+
+#[test]
+fn a_changed_option_leaves_addresses_and_flows_alone_that_it_does_not_concern() {
+    let (true, Some(scene)) = (clients(&["sleep"]), scene()) else { return };
+    let create = ["network", "create", "--subnet", "10.9.0.0/24", "--subnet", "fd00:9::/64"];
+    scene.run(create.into_iter().chain(["--uplink", UPLINK, "lan"])).succeeded();
+    let box_ = scene.start(["run", "--name", "box", "--network", "lan", "--", "sleep", "600"]);
+    wait_for("the container", || scene.json(["ps"])[0]["Status"] == "up");
+    let target = scene.json(["ps"])[0]["Target"].clone();
+    let pid = target.as_str().and_then(|target| target.strip_prefix("pid:")).unwrap().to_owned();
+    let container = Netns::of_pid(pid.parse().unwrap()).unwrap();
+    let kept = [WORLD, WORLD6].map(|world| Kept::new(&container, &scene.world, world));
+    let other = UPLINK.replace("gateway6=2001:db8:7::2", "address6=2001:db8:7::6/64");
+    for change in [
+        &["set", "lan", "--filtering", "eif"][..],
+        &["set", "lan", "--timeouts", "linux,tcp-established=1h"],
+        &["set", "lan", "--nat46", "on"],
+        &["set", "lan", "--snat-to", "198.51.100.8"],
+        &["set", "lan", "--prefix6", "fd00:9:0:0::/64=2001:db8:66::/64"],
+        &["set", "lan", "--prefix6", "none"],
+        &["create", "--uplink", "raw:up0", "two"],
+        &["set", "two", "--filtering", "apdf"],
+        &["set", "two", "--snat-to", "none"],
+        &["rm", "two"],
+        &["set", "lan", "--uplink", &other],
+    ] {
+        scene.run(["network"].into_iter().chain(change.iter().copied())).succeeded();
+        let uplink = network(&scene, "lan")["Uplink"].clone();
+        let rows = uplink["Addresses"].as_array().unwrap();
+        for own in [STATION, STATION6] {
+            let row =
+                |row: &&Value| row["Address"].as_str().unwrap().starts_with(&format!("{own}/"));
+            assert_eq!(rows.iter().find(row).unwrap()["State"], "valid", "{change:?}: {uplink:#}");
+        }
+        kept.iter().for_each(|kept| kept.lives(&format!("{change:?}")));
+    }
+    // Another address than the one a flow is shown with is another matter.
+    let moved = UPLINK.replace("198.51.100.5/24", "198.51.100.6/24");
+    scene.run(["network", "set", "lan", "--uplink", &moved]).succeeded();
+    let flows = scene.json(["conntrack", "lan", "--nat"]);
+    let shown = |flow: &Value| flow["Reply"]["Dst"] == STATION;
+    assert!(!flows.as_array().unwrap().iter().any(shown), "{flows:#}");
+    drop((kept, box_));
+    wait_for("the endpoint to go", || scene.json(["ps"]) == serde_json::json!([]));
+    scene.run(["network", "rm", "lan"]).succeeded();
     scene.is_clean();
 }
 

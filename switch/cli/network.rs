@@ -103,7 +103,8 @@ struct Create {
 #[derive(Debug, Args)]
 struct Translation {
     /// With raw:IF: show containers with these addresses, which the station then answers for, in place of
-    /// its own; once for each family
+    /// its own; once for each family. Those in its own subnets, 256 at most, are claimed first; others are
+    /// to be routed to it
     #[arg(long, value_name = "ADDR[-ADDR]")]
     snat_to: Vec<OrNone<SnatTo>>,
     /// Who from outside may answer: eif (anybody), adf (whoever was spoken to; the default) or apdf (the

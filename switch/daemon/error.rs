@@ -137,10 +137,8 @@ pub enum Error {
         /// What the switch says of it.
         why: String,
     },
-    /// Another station has the address our own was given.
-    #[error(
-        "address {addr} is in use on {interface} by {station}; choose another: --uplink raw:{interface},{key}=ADDR/LEN"
-    )]
+    /// Another station has the address our own was given, or was to show.
+    #[error("address {addr} is in use on {interface} by {station}; choose another: {fix}")]
     AddressConflict {
         /// The address.
         addr: IpAddr,
@@ -149,7 +147,7 @@ pub enum Error {
         /// Who has it.
         station: String,
         /// The option that gives one.
-        key: &'static str,
+        fix: String,
     },
     /// A segment's subnet is one of a network's.
     #[error(

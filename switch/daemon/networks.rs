@@ -175,7 +175,8 @@ impl Daemon {
             }
         }
         drop(turn);
-        if let Some(segment) = moved.segment.filter(|_| change.uplink.is_some()) {
+        let others = change.uplink.is_some() || change.snat_to.is_some();
+        if let Some(segment) = moved.segment.filter(|_| others) {
             warnings.extend(self.await_station(segment)?);
         }
         Ok(api::Network { warnings, ..self.network(name)? })

@@ -9,7 +9,9 @@ use std::net::IpAddr;
 use datapath::{IpMtu, MacAddr, PortId};
 use ipnet::IpNet;
 use smoltcp::wire::{IpCidr, Ipv4Cidr, Ipv6Cidr};
-use worker::{AddressOrigin, AddressState, NatPublication, SegmentConfig, SegmentId, SegmentRow};
+use worker::{
+    AddressOrigin, AddressRow, AddressState, NatPublication, SegmentConfig, SegmentId, SegmentRow,
+};
 
 use crate::api;
 use crate::endpoint::{Endpoint, Published};
@@ -50,7 +52,9 @@ pub(crate) struct Segment {
     pub(crate) told: Option<SegmentConfig>,
     /// The published ports it was told of last.
     pub(crate) published: Vec<NatPublication>,
-    /// Who else was heard with an address of ours.
+    /// What was last said of its addresses.
+    said: String,
+    /// Who else was heard with an address of ours, the last one first.
     rivals: Vec<(IpAddr, MacAddr)>,
 }
 
@@ -74,6 +78,7 @@ impl Segment {
             dead: None,
             told: None,
             published: Vec::new(),
+            said: String::new(),
             rivals: Vec::new(),
         }
     }
@@ -159,23 +164,48 @@ impl Segment {
         }
     }
 
-    /// Notes that another station has an address of ours; true the first time.
+    /// Notes that another station has an address of ours; false if that is known. The one noted longest ago
+    /// gives way to one too many.
     pub(crate) fn rival(&mut self, addr: IpAddr, station: MacAddr) -> bool {
         let known = self.rivals.contains(&(addr, station));
-        if !known && self.rivals.len() < MAX_RIVALS {
-            self.rivals.push((addr, station));
+        if !known {
+            self.rivals.truncate(MAX_RIVALS - 1);
+            self.rivals.insert(0, (addr, station));
         }
         !known
     }
 
-    /// An address it was given that it must not use, and who has that.
-    pub(crate) fn conflict(&self, row: &SegmentRow) -> Option<(IpAddr, Option<MacAddr>)> {
-        let lost = row.addresses.iter().find(|address| {
-            (address.state, address.origin) == (AddressState::Conflict, AddressOrigin::Static)
-        })?;
+    /// Who else was heard with that address, in words.
+    fn rival_of(&self, addr: IpAddr) -> String {
+        let rival = self.rivals.iter().find(|(of, _)| *of == addr);
+        rival.map_or("another station".to_owned(), |(_, station)| mac::text(*station))
+    }
+
+    /// An address it was given, or is to show, that it must not use.
+    pub(crate) fn conflict(&self, row: &SegmentRow) -> Option<Error> {
+        let was_given = |origin| matches!(origin, AddressOrigin::Static | AddressOrigin::Shown);
+        let lost = row
+            .addresses
+            .iter()
+            .find(|address| address.state == AddressState::Conflict && was_given(address.origin))?;
         let addr = IpAddr::from(lost.cidr.address());
-        let rival = self.rivals.iter().rev().find(|(of, _)| *of == addr);
-        Some((addr, rival.map(|(_, station)| *station)))
+        Some(Error::AddressConflict {
+            addr,
+            interface: self.raw.interface.clone(),
+            station: self.rival_of(addr),
+            fix: self.other_than(addr),
+        })
+    }
+
+    /// The option by which it would have another address than `addr`.
+    pub(crate) fn other_than(&self, addr: IpAddr) -> String {
+        let given = |own: IpNet| own.addr() == addr;
+        let shown = self.translation.snat_to.iter().any(|range| range.range().contains(&addr));
+        if shown && !self.raw.addresses().any(given) {
+            return "--snat-to ADDR[-ADDR]".to_owned();
+        }
+        let key = if addr.is_ipv4() { "address" } else { "address6" };
+        format!("--uplink raw:{},{key}=ADDR/LEN", self.raw.interface)
     }
 
     /// As `network inspect` shows it; `row` is what the switch says, and `networks` are those behind it.
@@ -187,15 +217,13 @@ impl Segment {
         let mut addresses = row.map(|row| row.addresses.clone()).unwrap_or_default();
         // As they come is as they were learnt.
         addresses.sort_by_key(|address| IpAddr::from(address.cidr.address()).is_ipv6());
-        let valid = addresses.iter().any(|address| address.state == AddressState::Valid);
+        let valid = addresses.iter().any(is_own_and_valid);
         let mut conflicts: Vec<_> = addresses
             .iter()
             .filter(|address| address.state == AddressState::Conflict)
             .map(|address| {
                 let addr = IpAddr::from(address.cidr.address());
-                let rival = self.rivals.iter().rev().find(|(of, _)| *of == addr);
-                let by = rival.map_or("another station".to_owned(), |(_, mac)| mac::text(*mac));
-                format!("{addr} is in use by {by}")
+                format!("{addr} is in use by {}", self.rival_of(addr))
             })
             .collect();
         conflicts.extend(row.into_iter().flat_map(|row| clashes(row, networks.clone())));
@@ -233,9 +261,13 @@ impl Segment {
         }
     }
 
-    /// Its addresses as the switch has them, each with where it comes from, in words.
-    pub(crate) fn said(row: &SegmentRow) -> String {
-        let addresses = row.addresses.iter().map(|address| {
+    /// Its addresses as the switch has them, each with where it comes from, in words. Those to be shown are
+    /// told of where another station has them. `None`: nothing else than before.
+    pub(crate) fn news(&mut self, row: &SegmentRow) -> Option<String> {
+        let told = row.addresses.iter().filter(|address| {
+            address.origin != AddressOrigin::Shown || address.state == AddressState::Conflict
+        });
+        let addresses = told.map(|address| {
             let state = match address.state {
                 AddressState::Tentative => ", asked for",
                 AddressState::Valid => "",
@@ -245,7 +277,11 @@ impl Segment {
         });
         let routers = row.routers.iter().map(|router| format!("router {router}"));
         let all: Vec<_> = addresses.chain(routers).collect();
-        if all.is_empty() { "no address".to_owned() } else { all.join(", ") }
+        let said = if all.is_empty() { "no address".to_owned() } else { all.join(", ") };
+        (self.said != said).then(|| {
+            self.said.clone_from(&said);
+            said
+        })
     }
 
     /// Whether nothing more is to be expected of what it was told or asks for. IPv6 is not waited for
@@ -255,8 +291,7 @@ impl Segment {
             row.addresses.iter().any(|address| address.state == AddressState::Tentative);
         let waits = |auto: bool, v4: bool| {
             auto && !row.addresses.iter().any(|address| {
-                address.state == AddressState::Valid
-                    && IpAddr::from(address.cidr.address()).is_ipv4() == v4
+                is_own_and_valid(address) && IpAddr::from(address.cidr.address()).is_ipv4() == v4
             })
         };
         let v6_alone = self.raw.v4 == Addressing::None;
@@ -269,9 +304,8 @@ impl Segment {
     pub(crate) fn learnt(&self, rows: &[SegmentRow]) -> impl Iterator<Item = Taken> {
         let row = rows.iter().find(|row| row.segment == self.id);
         let interface = self.raw.interface.clone();
-        let addresses = row.into_iter().flat_map(|row| &row.addresses);
-        addresses
-            .filter_map(|address| subnet(&address.cidr))
+        row.into_iter()
+            .flat_map(subnets_of)
             .map(move |subnet| Taken::Segment { subnet, interface: interface.clone() })
     }
 
@@ -294,7 +328,7 @@ pub(crate) fn clashes<'a>(
     networks: impl Iterator<Item = &'a Network> + Clone,
 ) -> Vec<String> {
     let mut clashes = Vec::new();
-    for subnet in row.addresses.iter().filter_map(|address| subnet(&address.cidr)) {
+    for subnet in subnets_of(row) {
         for network in networks.clone() {
             let theirs = network.subnets.iter().map(|theirs| theirs.subnet);
             clashes.extend(theirs.filter(|theirs| overlap(*theirs, subnet)).map(|theirs| {
@@ -306,9 +340,20 @@ pub(crate) fn clashes<'a>(
     clashes
 }
 
+/// The subnets of a station's own addresses.
+fn subnets_of(row: &SegmentRow) -> impl Iterator<Item = IpNet> {
+    let own = row.addresses.iter().filter(|address| address.origin != AddressOrigin::Shown);
+    own.filter_map(|address| subnet(&address.cidr))
+}
+
 /// The subnet of an address.
-pub(crate) fn subnet(cidr: &IpCidr) -> Option<IpNet> {
+fn subnet(cidr: &IpCidr) -> Option<IpNet> {
     IpNet::new(cidr.address().into(), cidr.prefix_len()).ok().map(|net| net.trunc())
+}
+
+/// Whether it is an address the station may speak from; those it shows containers with are not.
+fn is_own_and_valid(address: &AddressRow) -> bool {
+    address.state == AddressState::Valid && address.origin != AddressOrigin::Shown
 }
 
 /// Where an address comes from, in a word.
@@ -317,6 +362,7 @@ pub(crate) const fn origin(origin: AddressOrigin) -> &'static str {
         AddressOrigin::Static => "static",
         AddressOrigin::Dhcp => "dhcp",
         AddressOrigin::Slaac => "slaac",
+        AddressOrigin::Shown => "snat-to",
     }
 }
 

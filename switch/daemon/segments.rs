@@ -315,11 +315,8 @@ impl Daemon {
                 let (interface, why) = (interface.clone(), why.clone());
                 return Err(Error::InterfaceGone { interface, why });
             }
-            if let Some((addr, station)) = segment.conflict(row) {
-                let station = station.map_or("another station".to_owned(), mac::text);
-                let key = if addr.is_ipv4() { "address" } else { "address6" };
-                let interface = interface.clone();
-                return Err(Error::AddressConflict { addr, interface, station, key });
+            if let Some(conflict) = segment.conflict(row) {
+                return Err(conflict);
             }
             if segment.is_settled(row) {
                 return Ok(None);
@@ -337,17 +334,20 @@ impl Daemon {
     pub(crate) fn segment_changed(&self, id: SegmentId) {
         let rows = self.switch.segment_rows();
         let Some(row) = rows.iter().find(|row| row.segment == id) else { return };
-        let (interface, clashes) = {
-            let registry = self.registry();
-            let Some(segment) = registry.segments.get(&id) else { return };
-            let networks = registry.networks.values().filter(|network| network.bridged.is_none());
-            (segment.raw.interface.clone(), segment::clashes(row, networks))
+        let (interface, said, clashes) = {
+            let mut registry = self.registry();
+            let Registry { segments, networks, .. } = &mut *registry;
+            let Some(segment) = segments.get_mut(&id) else { return };
+            let networks = networks.values().filter(|network| network.bridged.is_none());
+            (segment.raw.interface.clone(), segment.news(row), segment::clashes(row, networks))
         };
-        log!("raw:{interface}: {}", Segment::said(row));
-        for clash in clashes {
-            log!(
-                "raw:{interface}: {clash}; make that network another with `pontoon network create --subnet`"
-            );
+        if let Some(said) = said {
+            log!("raw:{interface}: {said}");
+            for clash in clashes {
+                log!(
+                    "raw:{interface}: {clash}; make that network another with `pontoon network create --subnet`"
+                );
+            }
         }
         self.settled.notify_all();
         // Ports published at one address of the station's follow it.
@@ -394,8 +394,9 @@ impl Daemon {
             && segment.rival(addr, station)
         {
             let (interface, station) = (&segment.raw.interface, mac::text(station));
+            let fix = segment.other_than(addr);
             log!(
-                "raw:{interface}: {addr} is in use by {station}; choose another with `pontoon network set NET --uplink raw:{interface},…`"
+                "raw:{interface}: {addr} is in use by {station}; choose another with `pontoon network set NET {fix}`"
             );
         }
         self.settled.notify_all();

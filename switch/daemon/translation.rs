@@ -8,11 +8,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
+use datapath::presence::MAX_SHOWN;
 use ipnet::{IpNet, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
 use crate::timers::Timers;
-use crate::uplink::Uplink;
+use crate::uplink::{Raw, Uplink};
 
 /// Addresses that containers are shown with: one, or `FIRST-LAST`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,6 +89,18 @@ enum Why {
     TwoOfAFamily,
     #[error("{0} is no part of the network's subnets; give the network an IPv6 --subnet within it")]
     NotInside(Ipv6Net),
+    #[error(
+        "more than {MAX_SHOWN} of these addresses are the segment's own, each of which must be asked for; give fewer, or addresses that are routed to the station"
+    )]
+    TooManyOnLink,
+    #[error(
+        "{0} has the station's own address, so any of it may be another station's; give a prefix that is routed to the station"
+    )]
+    OnLink(Ipv6Net),
+    #[error(
+        "{0} is in the network's own subnet {1}, where containers look for neighbours; choose others"
+    )]
+    InSubnet(IpAddr, IpNet),
 }
 
 /// Addresses of the host's side of translators (RFC 7335), which nobody routes.
@@ -180,7 +193,28 @@ impl Translation {
                 return Err(wrong(given(first), Why::NoSubnet(family)));
             }
         }
+        let near: Vec<_> = uplink.raw().into_iter().flat_map(Raw::addresses).collect();
+        for range in &self.snat_to {
+            let claimed = near.iter().map(|own| range.within(own)).max().unwrap_or(0);
+            if claimed > MAX_SHOWN as u128 {
+                return Err(wrong(("snat-to", range.to_string()), Why::TooManyOnLink));
+            }
+        }
+        if let Nat46::To(range) = &self.nat46 {
+            let inside = |addr: &Ipv4Addr| {
+                subnets.clone().find(|net| net.contains(&IpAddr::V4(*addr))).map(|net| (*addr, net))
+            };
+            if let Some((addr, net)) = [range.start(), range.end()].into_iter().find_map(inside) {
+                let why = Why::InSubnet(addr.into(), net);
+                return Err(wrong(("nat46", self.nat46.to_string()), why));
+            }
+        }
         for pair in &self.prefixes6 {
+            let own = uplink.raw().map_or(&[][..], |raw| raw.v6.addresses());
+            if own.iter().any(|own| pair.outside.contains(&own.addr())) {
+                let why = Why::OnLink(pair.outside);
+                return Err(wrong(("prefix6", pair.to_string()), why));
+            }
             let inside = IpNet::V6(pair.inside);
             if !subnets.clone().any(|subnet| subnet.contains(&inside) || inside.contains(&subnet)) {
                 return Err(wrong(("prefix6", pair.to_string()), Why::NotInside(pair.inside)));
@@ -195,6 +229,19 @@ impl SnatTo {
     #[must_use]
     pub const fn range(&self) -> &RangeInclusive<IpAddr> {
         &self.0
+    }
+
+    /// How many of them are in the subnet of `own`; as many as can be counted, if more.
+    fn within(&self, own: &IpNet) -> u128 {
+        let bits = |addr: IpAddr| match addr {
+            IpAddr::V4(addr) => u128::from(addr.to_bits()),
+            IpAddr::V6(addr) => addr.to_bits(),
+        };
+        let (first, last) = (bits(*self.0.start()), bits(*self.0.end()));
+        let (lowest, highest) = (bits(own.network()), bits(own.broadcast()));
+        let same = own.addr().is_ipv4() == self.is_ipv4();
+        let count = last.min(highest).checked_sub(first.max(lowest)).filter(|_| same);
+        count.map_or(0, |count| count.saturating_add(1))
     }
 
     /// Their family.
@@ -459,5 +506,33 @@ mod tests {
             }
         }
         assert_eq!(check(&snat_to(&["203.0.113.8"]), "raw:eth0"), Ok(()));
+        // Each of the segment's own has to be claimed; those that are routed are as many as one likes.
+        let near = "raw:eth0,address=203.0.112.5/22";
+        assert_eq!(check(&snat_to(&["203.0.113.0-203.0.113.255"]), near), Ok(()));
+        let said = check(&snat_to(&["203.0.113.0-203.0.114.0"]), near).expect_err("too many");
+        assert!(said.contains("more than 256 of these addresses are the segment's own"), "{said}");
+        assert_eq!(check(&snat_to(&["198.18.0.0-198.19.255.255"]), near), Ok(()));
+    }
+
+    #[test]
+    fn what_is_shown_can_be_nobody_elses() {
+        let subnets: [IpNet; 2] = ["172.18.0.0/16".parse().unwrap(), "fd00::/64".parse().unwrap()];
+        let refusal = |translation: &Translation, uplink: &str| {
+            let checked = translation.check(&uplink.parse().unwrap(), subnets.iter().copied());
+            checked.map_err(|error| error.to_string())
+        };
+        let npt = Translation {
+            prefixes6: vec!["fd00::/64=2001:db8:7::/64".parse().unwrap()],
+            ..Translation::default()
+        };
+        let said = refusal(&npt, "raw:eth0,address6=2001:db8:7::5/64").expect_err("the segment's");
+        assert!(said.contains("2001:db8:7::/64 has the station's own address"), "{said}");
+        assert_eq!(refusal(&npt, "raw:eth0,address6=2001:db8:8::5/64"), Ok(()));
+        let nat46 = Translation {
+            nat46: "172.18.0.9-172.18.0.12".parse().unwrap(),
+            ..Translation::default()
+        };
+        let said = refusal(&nat46, "raw:eth0").expect_err("a container's");
+        assert!(said.contains("172.18.0.9 is in the network's own subnet 172.18.0.0/16"), "{said}");
     }
 }

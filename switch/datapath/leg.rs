@@ -24,14 +24,22 @@ pub struct Outside {
     pub routes: Vec<Hop>,
     /// What containers are shown with besides the station's own addresses: it answers for these, too.
     pub shown: Vec<RangeInclusive<IpAddr>>,
+    /// What of that is not ours, in order; no two ranges touch.
+    pub withheld: Vec<RangeInclusive<IpAddr>>,
     /// Subnets of the containers behind it, in which nobody on the segment can be.
     pub behind: Vec<IpCidr>,
 }
 
 impl Outside {
-    /// Whether a container is shown with that address.
+    /// Whether a container may be shown with that address.
     #[must_use]
     pub fn shows(&self, addr: IpAddr) -> bool {
-        self.shown.iter().any(|range| range.contains(&addr))
+        self.shown.iter().any(|range| range.contains(&addr)) && !self.withholds(addr)
+    }
+
+    fn withholds(&self, addr: IpAddr) -> bool {
+        let behind = self.withheld.partition_point(|range| *range.start() <= addr);
+        let range = behind.checked_sub(1).map(|at| &self.withheld[at]);
+        range.is_some_and(|range| addr <= *range.end())
     }
 }

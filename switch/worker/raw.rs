@@ -63,7 +63,8 @@ impl Switch {
     }
 
     /// Changes our station, or what becomes of packets. Flows go on, but for those shown with an address
-    /// that is gone. Other addresses are probed for before they are used; meanwhile there are none.
+    /// that is gone. An address that is new is probed for before it is used; one that stays is in use
+    /// meanwhile.
     ///
     /// # Errors
     ///
@@ -163,6 +164,7 @@ fn with_presence(row: SegmentRow, presence: &Presence, now: Instant) -> SegmentR
             Origin::Dhcp => AddressOrigin::Dhcp,
             Origin::Advertised => AddressOrigin::Slaac,
             Origin::Static | Origin::LinkLocal => AddressOrigin::Static,
+            Origin::Shown => AddressOrigin::Shown,
         },
         state: match own.standing {
             Standing::Tentative => AddressState::Tentative,

@@ -32,7 +32,9 @@ pub struct SegmentConfig {
     /// routes on the segment must know that they are behind our station.
     pub nat: bool,
     /// The addresses containers are shown with, in place of the station's first one of a family: at most
-    /// one range of each. The station answers for them.
+    /// one range of each. The station answers for them. Those in a subnet of its own are probed for first, the
+    /// first [`MAX_SHOWN`](datapath::presence::MAX_SHOWN) of them; nobody is shown with one that is another
+    /// station's.
     pub snat_to: Vec<RangeInclusive<IpAddr>>,
     /// The IPv4 addresses that IPv6 clients of an IPv4 container's published ports are shown with there.
     pub nat46: Option<RangeInclusive<Ipv4Addr>>,
@@ -102,6 +104,8 @@ pub enum AddressOrigin {
     Dhcp,
     /// A router's advertisement (RFC 4862).
     Slaac,
+    /// It is of [`SegmentConfig::snat_to`], and in a subnet of the station's.
+    Shown,
 }
 
 /// Whether an address of our station may be used.

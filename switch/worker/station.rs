@@ -5,6 +5,7 @@
 //! side, change a station by the same way, and no frame waits for either.
 
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU64, Ordering::AcqRel, Ordering::Acquire};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -12,7 +13,7 @@ use datapath::{
     Change, Crossing, Gateway, Heard, Hop, IpMtu, Leg, Network, NetworkConfig, Outbox, Outside,
     PortCounters, PortId, Presence, PresenceConfig, Received, Uplink,
 };
-use nat::{Conntrack, External, Nat, Npt, Zone};
+use nat::{Conntrack, Nat, Npt, Zone};
 use smoltcp::time::{Duration, Instant};
 use smoltcp::wire::IpCidr;
 
@@ -133,6 +134,8 @@ struct Parts {
     /// The addresses in use.
     addresses: Vec<IpCidr>,
     routes: Vec<Hop>,
+    /// What of the addresses to be shown is not ours.
+    withheld: Vec<RangeInclusive<IpAddr>>,
     mtu: IpMtu,
     /// Subnets of the networks behind it, and beside it.
     networks: (Subnets, Subnets),
@@ -162,15 +165,26 @@ impl Station {
         let network = Arc::new(Network::of_segment(zone, Arc::clone(&conntrack)));
         let nat = new_nat(&config, zone, conntrack);
         let crossing = Crossing::new(Arc::clone(&nat), zone, Vec::new(), &[], &[]);
+        // Whose those to be shown are is known once there is a presence.
+        let mut withheld = config.snat_to.clone();
+        withheld.sort_by_key(|range| *range.start());
         let mut parts = Parts {
             mtu: config.mtu,
             addresses: Vec::new(),
             routes: Vec::new(),
+            withheld,
             home: None,
             networks: Default::default(),
             published: Vec::new(),
             current: Current {
-                config: Arc::new(network_config(&config, zone, &[], &[], &[])),
+                config: Arc::new(NetworkConfig {
+                    gateway: None,
+                    uplink: Uplink::Raw(zone),
+                    mtu: config.mtu,
+                    host_addresses: Vec::new(),
+                    isolated_from: Vec::new(),
+                    leg: Leg::Inside,
+                }),
                 crossing: Arc::new(crossing),
             },
             config,
@@ -216,18 +230,10 @@ impl Station {
     /// Begins to claim its addresses, by its segment's port.
     pub(crate) fn move_in(&self, port: PortId, counters: Arc<PortCounters>, now: Instant) {
         let mut presence = self.presence();
-        self.parts().home = Some((port, counters));
-        *presence = self.new_presence(now);
-    }
-
-    fn new_presence(&self, now: Instant) -> Option<Presence> {
-        let parts = self.parts();
-        let (port, counters) = parts.home.clone()?;
-        Some(Presence::new(
-            presence_config(&parts.config, self.segment.zone(), port),
-            counters,
-            now,
-        ))
+        let mut parts = self.parts();
+        let told = presence_config(&parts.config, self.segment.zone(), port);
+        parts.home = Some((port, Arc::clone(&counters)));
+        *presence = Some(Presence::new(told, counters, now));
     }
 
     /// Shows it a frame that concerns its presence, and tells what has changed by it.
@@ -280,16 +286,7 @@ impl Station {
     fn take_changes(&self, presence: &mut Presence) -> Vec<Change> {
         let changes = presence.changes();
         if !changes.is_empty() {
-            let zone = self.segment.zone();
-            let mut parts = self.parts();
-            let before = std::mem::replace(&mut parts.addresses, presence.addresses());
-            parts.routes = presence.routes().to_vec();
-            parts.mtu = presence.mtu();
-            parts.renew(zone);
-            if before != parts.addresses {
-                parts.set_rules(zone);
-                parts.forget_lost(zone, &before);
-            }
+            self.parts().take(presence, self.segment.zone());
             self.changes.fetch_add(1, AcqRel);
         }
         changes
@@ -315,58 +312,102 @@ impl Station {
         parts.set_rules(self.segment.zone());
     }
 
-    /// Changes what it is and does. With other addresses, or another station, it moves in anew.
+    /// Changes what it is and does. What is the same of its addresses stays as it is; another station moves in
+    /// anew.
     pub(crate) fn configure(&self, config: SegmentConfig, now: Instant) {
         let zone = self.segment.zone();
         let mut presence = self.presence();
         let mut parts = self.parts();
         parts.nat.set_config(nat_config(&config, zone, parts.nat.config().secret));
         parts.nat.set_prefixes(prefixes(&config, zone));
-        let presence_of = |of: &SegmentConfig| (of.mac, of.mtu, of.v4.clone(), of.v6.clone());
-        let moves = presence_of(&parts.config) != presence_of(&config);
-        parts.config = config;
-        if moves {
-            let before = std::mem::take(&mut parts.addresses);
-            parts.routes.clear();
+        let before = std::mem::replace(&mut parts.config, config);
+        if let (Some(present), Some((port, counters))) = (&mut *presence, parts.home.clone()) {
+            let told = presence_config(&parts.config, zone, port);
+            if before.mac == told.mac {
+                present.configure(told, now);
+            } else {
+                *present = Presence::new(told, counters, now);
+            }
+            if before.mtu != parts.config.mtu {
+                present.set_mtu(parts.config.mtu, now);
+            }
+            // Whoever changes it knows; what the workers need is made anew here.
+            let _ = present.changes();
+            parts.take(present, zone);
+        } else {
             parts.mtu = parts.config.mtu;
-            parts.forget_lost(zone, &before);
+            parts.renew(zone);
         }
-        parts.renew(zone);
         parts.set_rules(zone);
-        drop(parts);
-        if moves {
-            *presence = self.new_presence(now);
-        }
         self.changes.fetch_add(1, AcqRel);
     }
 }
 
 impl Parts {
+    /// Takes what the presence has now, and ends the flows shown with an address that is gone.
+    fn take(&mut self, presence: &Presence, zone: Zone) {
+        let before = Arc::clone(&self.current.config);
+        let addresses = std::mem::replace(&mut self.addresses, presence.addresses());
+        self.routes = presence.routes().to_vec();
+        self.mtu = presence.mtu();
+        self.withheld = presence.withheld().to_vec();
+        self.nat.withhold(self.withheld.clone());
+        self.renew(zone);
+        let after = &self.current.config;
+        let shown = |config: &NetworkConfig| match &config.leg {
+            Leg::Uplink(Outside { shown, withheld, .. }) => (shown.clone(), withheld.clone()),
+            Leg::Inside => Default::default(),
+        };
+        let moved = addresses != self.addresses;
+        if moved || shown(&before) != shown(after) {
+            let gone = |addr| before.answers_for(addr) && !after.answers_for(addr);
+            self.nat.forget_addresses(zone, gone);
+        }
+        if moved {
+            self.set_rules(zone);
+        }
+    }
+
     /// Makes anew what the workers need.
     fn renew(&mut self, zone: Zone) {
         let addresses = self.addresses.iter().map(|own| own.address().into()).collect();
-        let nat = Arc::clone(&self.nat);
-        let (behind, beside) = &self.networks;
-        let subnets: Vec<_> = behind.iter().map(|(subnet, _)| *subnet).collect();
-        let config = &self.config;
-        let mut made = network_config(config, zone, &self.addresses, &self.routes, &subnets);
-        made.mtu = self.mtu;
+        let (nat, (behind, beside)) = (Arc::clone(&self.nat), &self.networks);
         self.current = Current {
-            config: Arc::new(made),
+            config: Arc::new(self.network_config(zone)),
             crossing: Arc::new(Crossing::new(nat, zone, addresses, behind, beside)),
         };
     }
 
-    fn set_rules(&self, zone: Zone) {
-        self.nat.set_rules(rules::rules(&self.config, &self.published, &self.addresses, zone));
+    /// The segment, as the data path knows a network.
+    fn network_config(&self, zone: Zone) -> NetworkConfig {
+        let near = |addr: IpAddr| self.addresses.iter().any(|own| own.contains_addr(&addr.into()));
+        let outside = self.config.npt.iter().map(|(_, outside)| {
+            let rest = u128::MAX.checked_shr(outside.prefix_len().into()).unwrap_or(0);
+            let first = outside.address().to_bits() & !rest;
+            IpAddr::V6(first.into())..=IpAddr::V6((first | rest).into())
+        });
+        // In a prefix that is the segment's own any address may be another station's.
+        let outside = outside.filter(|range| {
+            let own = self.addresses.iter().map(|own| IpAddr::from(own.address()));
+            !near(*range.start()) && !own.into_iter().any(|own| range.contains(&own))
+        });
+        NetworkConfig {
+            gateway: Some(Gateway { mac: self.config.mac, addresses: self.addresses.clone() }),
+            uplink: Uplink::Raw(zone),
+            mtu: self.mtu,
+            host_addresses: Vec::new(),
+            isolated_from: Vec::new(),
+            leg: Leg::Uplink(Outside {
+                routes: self.routes.clone(),
+                shown: self.config.snat_to.iter().cloned().chain(outside).collect(),
+                withheld: self.withheld.clone(),
+                behind: self.networks.0.iter().map(|(subnet, _)| *subnet).collect(),
+            }),
+        }
     }
 
-    /// Ends the flows shown with an address that is gone.
-    fn forget_lost(&self, zone: Zone, before: &[IpCidr]) {
-        let has = |addr| self.addresses.iter().any(|own| own.address() == addr);
-        for lost in before.iter().map(IpCidr::address).filter(|addr| !has(*addr)) {
-            self.nat.forget_address(External { zone, addr: lost.into() });
-        }
+    fn set_rules(&self, zone: Zone) {
+        self.nat.set_rules(rules::rules(&self.config, &self.published, &self.addresses, zone));
     }
 }
 
@@ -422,35 +463,8 @@ fn presence_config(config: &SegmentConfig, zone: Zone, port: PortId) -> Presence
         mtu: config.mtu,
         v4: config.v4.clone(),
         v6: config.v6.clone(),
-        also: Vec::new(),
+        shown: config.snat_to.clone(),
         hostname: None,
         seed: u64::from_ne_bytes([a, b, c, d, e, f, g, h]),
-    }
-}
-
-/// The segment, as the data path knows a network.
-fn network_config(
-    config: &SegmentConfig,
-    zone: Zone,
-    addresses: &[IpCidr],
-    routes: &[Hop],
-    behind: &[IpCidr],
-) -> NetworkConfig {
-    let outside = config.npt.iter().map(|(_, outside)| {
-        let rest = u128::MAX.checked_shr(outside.prefix_len().into()).unwrap_or(0);
-        let first = outside.address().to_bits() & !rest;
-        IpAddr::V6(first.into())..=IpAddr::V6((first | rest).into())
-    });
-    NetworkConfig {
-        gateway: Some(Gateway { mac: config.mac, addresses: addresses.to_vec() }),
-        uplink: Uplink::Raw(zone),
-        mtu: config.mtu,
-        host_addresses: Vec::new(),
-        isolated_from: Vec::new(),
-        leg: Leg::Uplink(Outside {
-            routes: routes.to_vec(),
-            shown: config.snat_to.iter().cloned().chain(outside).collect(),
-            behind: behind.to_vec(),
-        }),
     }
 }

@@ -141,8 +141,8 @@ impl Town {
             .map(|(to, v6)| Hop { to: to.parse().unwrap(), via: Some(ROUTER.addr(v6)) });
         let outside = Outside {
             routes: if plan.routes { everywhere.to_vec() } else { Vec::new() },
-            shown: Vec::new(),
             behind: subnets.to_vec(),
+            ..Outside::default()
         };
         let network = |gateway, mtu, leg| NetworkConfig {
             gateway: Some(gateway),

@@ -75,6 +75,40 @@ fn u2_pooling_is_paired() {
 }
 
 #[test]
+fn u2_pooling_stays_paired_where_addresses_of_the_pool_are_withheld() {
+    let ip = |last: u8| std::net::IpAddr::from([203, 0, 113, last]);
+    let mut lab = Lab::default();
+    let rule = nat::Rule::new(nat::Match::ANY, Source::To(ip(10)..=ip(17)));
+    lab.nat.set_rules(nat::Rules::new(vec![], vec![rule]));
+    let mut shown = |host: usize| {
+        let seen =
+            lab.out(&udp(&format!("172.18.0.{host}:{}", 4000 + host), "198.51.100.2:53", b""));
+        seen.src.ip()
+    };
+    let before: Vec<_> = (2..60).map(&mut shown).collect();
+    // The first, two in the middle, the last.
+    let withheld = vec![ip(10)..=ip(10), ip(12)..=ip(13), ip(17)..=ip(17)];
+    lab.nat.withhold(withheld.clone());
+    lab.nat
+        .forget_addresses(lab.nat.uplink(), |addr| withheld.iter().any(|gap| gap.contains(&addr)));
+    let mut shown = |host: usize| {
+        let seen =
+            lab.out(&udp(&format!("172.18.0.{host}:{}", 4000 + host), "198.51.100.3:53", b""));
+        seen.src.ip()
+    };
+    for (host, before) in (2..60).zip(before) {
+        let now = shown(host);
+        assert!(!withheld.iter().any(|gap| gap.contains(&now)), "{now} is withheld");
+        let moved = withheld.iter().any(|gap| gap.contains(&before));
+        assert_eq!(now != before, moved, "of an address that is lent nobody is moved");
+        assert_eq!(shown(host), now);
+    }
+    // With none to lend nobody is shown.
+    lab.nat.withhold(vec![ip(9)..=ip(20)]);
+    assert!(lab.leave(&udp("172.18.0.99:4000", "198.51.100.2:53", b"")).is_err());
+}
+
+#[test]
 fn u3_no_port_is_overloaded() {
     let mut lab = Lab::default();
     let mut ports = std::collections::BTreeSet::new();

@@ -171,7 +171,8 @@ pub struct Station {
 pub struct StationAddress {
     /// With its subnet's prefix length.
     pub address: String,
-    /// `static`, `dhcp`, or `slaac`: from a router's advertisement.
+    /// `static`, `dhcp`, `slaac`: from a router's advertisement, or `snat-to`: of those containers are shown
+    /// with, where they are the segment's.
     pub origin: String,
     /// `tentative` while it is asked whether anybody has it, `valid`, or `conflict`: somebody has.
     pub state: String,

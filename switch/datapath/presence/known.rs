@@ -1,13 +1,16 @@
 //! What a presence has: routes, name servers, MTU, and its rows for listings.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
 
 use smoltcp::wire::{IpCidr, Ipv6Cidr};
 
+use super::Presence;
+use super::claim::Claim;
 use super::lease::Lease;
+use super::own::Own;
 use super::report::{AddressRow, Addressing, Change, LeaseRow, Origin, Standing};
 use super::solicit::Solicit;
-use super::{Own, Presence};
 use crate::hop::Hop;
 use crate::port::IpMtu;
 
@@ -90,7 +93,8 @@ impl Presence {
     }
 
     /// Our link-local address, once it is ours.
-    pub(super) fn link_local(&self) -> Option<Ipv6Addr> {
+    #[must_use]
+    pub fn link_local(&self) -> Option<Ipv6Addr> {
         self.own.iter().filter(|own| own.claim.in_use()).find_map(|own| match own {
             Own { origin: Origin::LinkLocal, address: IpCidr::Ipv6(cidr), .. } => {
                 Some(cidr.address())
@@ -99,8 +103,8 @@ impl Presence {
         })
     }
 
-    /// The addresses in use with their subnets' prefix lengths, those to speak from first; the
-    /// link-local one, which the gateway has of itself, is not among them.
+    /// The addresses in use with their subnets' prefix lengths, those to speak from first; neither the
+    /// link-local one nor what translation shows is among them.
     #[must_use]
     pub fn addresses(&self) -> Vec<IpCidr> {
         let mut own: Vec<_> = self
@@ -112,21 +116,32 @@ impl Presence {
         own.iter().map(|own| own.address).collect()
     }
 
-    /// Every address, those not in use and the link-local one too.
+    /// What of the addresses to be shown is to be shown to nobody now, in order: it is the segment's, and
+    /// not ours.
+    #[must_use]
+    pub fn withheld(&self) -> &[RangeInclusive<IpAddr>] {
+        self.shown.withheld()
+    }
+
+    /// Every address, those not in use, the link-local one and what is claimed to be shown, too.
     #[must_use]
     pub fn rows(&self) -> Vec<AddressRow> {
-        let rows = self.own.iter().map(|own| AddressRow {
+        let own = self.own.iter().map(|own| AddressRow {
             address: own.address,
             origin: own.origin,
-            standing: match &own.claim {
-                claim if claim.has_yielded() => Standing::Conflict,
-                claim if !claim.in_use() => Standing::Tentative,
-                _ if own.deprecated => Standing::Deprecated,
-                _ => Standing::InUse,
+            standing: match standing(&own.claim) {
+                Standing::InUse if own.deprecated => Standing::Deprecated,
+                standing => standing,
             },
             expires: own.expires,
         });
-        rows.collect()
+        let shown = self.shown.claims().map(|(addr, claim)| AddressRow {
+            address: IpCidr::new(addr.into(), if addr.is_ipv4() { 32 } else { 128 }),
+            origin: Origin::Shown,
+            standing: standing(claim),
+            expires: None,
+        });
+        own.chain(shown).collect()
     }
 
     /// The routes, the best first of those to one prefix: on-link subnets, what DHCP and routers have
@@ -159,6 +174,14 @@ impl Presence {
             server: lease.map(|lease| lease.server.into()),
             times: lease.and_then(|lease| lease.times),
         })
+    }
+}
+
+fn standing(claim: &Claim) -> Standing {
+    match claim {
+        claim if claim.has_yielded() => Standing::Conflict,
+        claim if claim.in_use() => Standing::InUse,
+        _ => Standing::Tentative,
     }
 }
 

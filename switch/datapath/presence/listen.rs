@@ -32,6 +32,9 @@ const TO_EXCLUDE: u8 = 4;
 const REPEAT_WITHIN: Duration = Duration::from_secs(1);
 /// Reports of our own accord for a change (Robustness Variable, RFC 3810 §9.1).
 const REPORTS: u8 = 2;
+/// Records of one report, so that it fits any link (RFC 3810 §5.2.15, RFC 8200 §5): 1,280 octets less those of
+/// the headers are enough for 61.
+const RECORDS: u8 = 60;
 /// A hop-by-hop header with the router alert of RFC 2711 and two octets of padding, which every MLD
 /// message has (RFC 3810 §5).
 const ROUTER_ALERT: [u8; 8] = [Protocol::Icmpv6.number(), 0, 5, 2, 0, 0, 1, 0];
@@ -118,14 +121,15 @@ impl Listener {
             }
         } else {
             let kind = if self.unasked > 0 { TO_EXCLUDE } else { IS_EXCLUDE };
-            let count = u16::try_from(self.groups.len()).expect("as few as our addresses");
-            let mut message = vec![REPORT_V2, 0, 0, 0, 0, 0];
-            message.extend(count.to_be_bytes());
-            for group in &self.groups {
-                message.extend([kind, 0, 0, 0]);
-                message.extend(group.octets());
+            for groups in self.groups.chunks(RECORDS.into()) {
+                let count = u8::try_from(groups.len()).unwrap_or(RECORDS);
+                let mut message = vec![REPORT_V2, 0, 0, 0, 0, 0, 0, count];
+                for group in groups {
+                    message.extend([kind, 0, 0, 0]);
+                    message.extend(group.octets());
+                }
+                say(own, ALL_MLD2_ROUTERS, message, voice, out);
             }
-            say(own, ALL_MLD2_ROUTERS, message, voice, out);
         }
         self.unasked = self.unasked.saturating_sub(1);
         let again = self.unasked > 0;

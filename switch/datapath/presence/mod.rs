@@ -8,8 +8,8 @@
 //!
 //! ```text
 //!   advert ─▶ solicit ┐
-//!   dhcp ──▶ lease ───┼─▶ which addresses there should be ─▶ claim: each probed for, announced, defended
-//!   given by hand ────┘                                        └▶ listen: the groups they need
+//!   dhcp ──▶ lease ───┼─▶ own: which addresses there should be ─▶ claim: each probed for, announced, defended
+//!   given by hand ────┘        └▶ shown: those of translation ──▶┘  └▶ listen: the groups they need
 //! ```
 
 mod advert;
@@ -19,7 +19,9 @@ mod dhcp;
 mod known;
 mod lease;
 mod listen;
+mod own;
 mod report;
+mod shown;
 mod solicit;
 mod voice;
 
@@ -28,12 +30,10 @@ use std::sync::Arc;
 
 use nat::Protocol;
 use smoltcp::time::Instant;
-use smoltcp::wire::{IpAddress, IpCidr, Ipv6Cidr};
 
 use crate::bridge::Received;
 use crate::frame::Frame;
 use crate::hop::Hop;
-use crate::network::link_local;
 use crate::outbox::Outbox;
 use crate::packet::{Fragment, Packet};
 use crate::port::{ETHERNET_HEADER_LEN, IpMtu};
@@ -41,9 +41,10 @@ use crate::resolve::{self, Announcement};
 use crate::stats::PortCounters;
 use advert::Advert;
 use chance::Chance;
-use claim::Claim;
 use lease::Client;
 use listen::Listener;
+use own::Own;
+use shown::Shown;
 use solicit::Solicit;
 use voice::Voice;
 
@@ -52,28 +53,11 @@ pub use report::{
     Settled, Standing,
 };
 
+pub use shown::MAX_SHOWN;
+
 /// Most addresses given to one presence; what is beyond is not claimed. Leased and advertised ones come
-/// on top, of which there are nine at most.
+/// on top, of which there are nine at most, and [`MAX_SHOWN`].
 pub const MAX_ADDRESSES: usize = 256;
-
-/// An address we have, or mean to have.
-#[derive(Clone, Debug)]
-struct Own {
-    address: IpCidr,
-    origin: Origin,
-    deprecated: bool,
-    expires: Option<Instant>,
-    claim: Claim,
-}
-
-/// The same before it is claimed.
-#[derive(Clone, Copy, Debug)]
-struct Wanted {
-    address: IpCidr,
-    origin: Origin,
-    deprecated: bool,
-    expires: Option<Instant>,
-}
 
 /// Our station's addresses on one segment.
 #[derive(Debug)]
@@ -83,7 +67,10 @@ pub struct Presence {
     chance: Chance,
     up: bool,
     own: Vec<Own>,
+    shown: Shown,
     lease: Option<Client>,
+    /// Of DHCP that is asked no more, with what is still to be given back.
+    leaving: Option<Client>,
     solicit: Option<Solicit>,
     listener: Option<Listener>,
     routes: Vec<Hop>,
@@ -106,7 +93,9 @@ impl Presence {
             chance,
             up: true,
             own: Vec::new(),
+            shown: Shown::default(),
             lease,
+            leaving: None,
             solicit: matches!(config.v6, Addressing::Auto).then(Solicit::default),
             listener: v6.then(Listener::default),
             routes: Vec::new(),
@@ -230,7 +219,11 @@ impl Presence {
                 break; // No two claims are of one address.
             }
         }
-        let Some((address, origin, lost, settled)) = told else { return };
+        let shown = || {
+            let (address, lost, settled) = self.shown.heard(message, now, &self.voice, out)?;
+            Some((address, Origin::Shown, lost, settled))
+        };
+        let Some((address, origin, lost, settled)) = told.or_else(shown) else { return };
         let (station, addr) = (message.station, address.address().into());
         self.tell(Change::Conflict { address: addr, station, settled });
         if lost {
@@ -252,6 +245,8 @@ impl Presence {
                 gained.push((own.address, own.origin));
             }
         }
+        let shown = self.shown.handle_timeout(now, &self.voice, &mut self.chance, out);
+        gained.extend(shown.into_iter().map(|address| (address, Origin::Shown)));
         for (address, origin) in gained {
             self.tell(Change::Gained { address, origin });
             match (origin, &mut self.lease, &mut self.solicit) {
@@ -259,6 +254,9 @@ impl Presence {
                 (Origin::LinkLocal, _, Some(solicit)) => solicit.begin(now, &mut self.chance),
                 _ => {}
             }
+        }
+        if let Some(mut client) = self.leaving.take() {
+            client.release(now, &self.voice, &mut self.chance, out);
         }
         let own = self.link_local();
         if let Some(client) = &mut self.lease {
@@ -279,6 +277,8 @@ impl Presence {
     pub fn poll_timeout(&self) -> Option<Instant> {
         let claims = self.own.iter().filter_map(|own| own.claim.poll_timeout());
         claims
+            .chain(self.shown.poll_timeout())
+            .chain(self.leaving.is_some().then_some(Instant::ZERO))
             .chain(self.lease.as_ref().and_then(Client::poll_timeout))
             .chain(self.solicit.as_ref().and_then(Solicit::poll_timeout))
             .chain(self.listener.as_ref().and_then(Listener::poll_timeout))
@@ -305,7 +305,13 @@ impl Presence {
     /// back. What is held stays held as long as it lasts.
     pub fn link_down(&mut self) {
         self.up = false;
+        self.hush();
+    }
+
+    /// Says nothing more until the link is up.
+    fn hush(&mut self) {
         self.own.iter_mut().for_each(|own| own.claim.pause());
+        self.shown.pause();
         if let Some(client) = &mut self.lease {
             client.pause();
         }
@@ -327,6 +333,7 @@ impl Presence {
         for own in &mut self.own {
             own.claim.probe_again(now, &mut self.chance);
         }
+        self.shown.probe_again(now, &mut self.chance);
         if let Some(client) = &mut self.lease {
             client.reboot(now, &mut self.chance);
         }
@@ -345,99 +352,38 @@ impl Presence {
         self.settle(now);
     }
 
+    /// Is told otherwise. What is the same in both is left alone: an address that is wanted before and after
+    /// stays as it is, and only one that is new is probed for. Zone, port, station, MTU and seed stay
+    /// those it was made with.
+    pub fn configure(&mut self, config: PresenceConfig, now: Instant) {
+        let PresenceConfig { v4, v6, shown, hostname, .. } = config;
+        let (dhcp, ra) = (v4 == Addressing::Auto, v6 == Addressing::Auto);
+        if dhcp != self.lease.is_some() {
+            self.leaving = self.lease.take().or(self.leaving.take());
+            self.lease =
+                dhcp.then(|| Client::new(self.config.mac, hostname.clone(), now, &mut self.chance));
+        }
+        if ra != self.solicit.is_some() {
+            let ours = self.link_local().is_some();
+            self.solicit = ra.then(Solicit::default);
+            if let Some(solicit) = self.solicit.as_mut().filter(|_| ours) {
+                solicit.begin(now, &mut self.chance);
+            }
+        }
+        if (v6 != Addressing::None) != self.listener.is_some() {
+            self.listener = (v6 != Addressing::None).then(Listener::default);
+        }
+        self.config = PresenceConfig { v4, v6, shown, hostname, ..self.config.clone() };
+        self.settle(now);
+        if !self.up {
+            self.hush();
+        }
+    }
+
     /// Gives back what was leased (DHCPRELEASE), before going away for good.
     pub fn leave(&mut self, now: Instant, out: &mut Outbox) {
-        if let Some(client) = &mut self.lease {
+        for client in self.lease.iter_mut().chain(&mut self.leaving) {
             client.release(now, &self.voice, &mut self.chance, out);
         }
-    }
-
-    /// Brings what we claim, and what is told of it, in line with what was given, leased and advertised.
-    fn settle(&mut self, now: Instant) {
-        let wanted = self.wanted();
-        let leased = self.lease.as_ref().map_or(Lost::Expired, |client| client.lost);
-        let is_wanted = |own: &Own| {
-            let same = |wanted: &&Wanted| wanted.address.address() == own.address.address();
-            wanted.iter().any(|wanted| same(&wanted) && wanted.origin == own.origin)
-        };
-        let gone: Vec<_> = self.own.extract_if(.., |own| !is_wanted(own)).collect();
-        for Own { address, origin, claim, .. } in gone {
-            if claim.in_use() {
-                let why = if origin == Origin::Dhcp { leased } else { Lost::Expired };
-                self.tell(Change::Lost { address, origin, why });
-            }
-        }
-        for wanted in wanted {
-            self.want(wanted, now);
-        }
-        if let Some(listener) = &mut self.listener {
-            let claims = self.own.iter().filter(|own| !own.claim.has_yielded());
-            let addrs = claims.filter_map(|own| match own.address.address() {
-                IpAddress::Ipv6(addr) => Some(addr),
-                IpAddress::Ipv4(_) => None,
-            });
-            listener.listen(addrs, now);
-        }
-        self.compare();
-    }
-
-    /// Every address there should be, those to speak from first.
-    fn wanted(&self) -> Vec<Wanted> {
-        let given =
-            |address| Wanted { address, origin: Origin::Static, deprecated: false, expires: None };
-        let mut wanted = Vec::new();
-        if let Addressing::Static { addresses, .. } = &self.config.v4 {
-            wanted.extend(addresses.iter().map(|cidr| given((*cidr).into())));
-        }
-        if let Addressing::Static { addresses, .. } = &self.config.v6 {
-            wanted.extend(addresses.iter().map(|cidr| given((*cidr).into())));
-        }
-        let alone =
-            |addr: &IpAddr| IpCidr::new((*addr).into(), if addr.is_ipv4() { 32 } else { 128 });
-        wanted.extend(self.config.also.iter().map(alone).map(given));
-        wanted.truncate(MAX_ADDRESSES);
-        if let Some(lease) = self.lease.as_ref().and_then(Client::lease) {
-            let expires = lease.times.map(|[.., end]| end);
-            let origin = Origin::Dhcp;
-            wanted.insert(0, Wanted { origin, expires, ..given(lease.address.into()) });
-        }
-        let link_local = link_local(self.config.mac);
-        if let Some(solicit) = &self.solicit {
-            let [.., a, b, c, d] = link_local.segments();
-            let interface = [a, b, c, d].into_iter().fold(0, |id, word| id << 16 | u64::from(word));
-            wanted.extend(solicit.formed(interface).map(|formed| Wanted {
-                address: formed.address.into(),
-                origin: Origin::Advertised,
-                deprecated: formed.deprecated,
-                expires: formed.expires,
-            }));
-        }
-        if self.listener.is_some() {
-            let address = Ipv6Cidr::new(link_local, 64).into();
-            wanted.push(Wanted { origin: Origin::LinkLocal, ..given(address) });
-        }
-        wanted
-    }
-
-    fn want(&mut self, wanted: Wanted, now: Instant) {
-        let Wanted { address, origin, deprecated, expires } = wanted;
-        let addr = address.address();
-        if let Some(own) = self.own.iter_mut().find(|own| own.address.address() == addr) {
-            // The first of two for one address has it.
-            if own.origin == origin {
-                let before = std::mem::replace(&mut own.address, address);
-                (own.deprecated, own.expires) = (deprecated, expires);
-                if before != address && own.claim.in_use() {
-                    self.tell(Change::Lost { address: before, origin, why: Lost::Refused });
-                    self.tell(Change::Gained { address, origin });
-                }
-            }
-            return;
-        }
-        let mut claim = Claim::begin(addr.into(), now, &mut self.chance);
-        if !self.up {
-            claim.pause();
-        }
-        self.own.push(Own { address, origin, deprecated, expires, claim });
     }
 }

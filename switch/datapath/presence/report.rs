@@ -1,6 +1,7 @@
 //! What a presence is told, and what it tells.
 
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 
 use nat::Zone;
 use smoltcp::time::{Duration, Instant};
@@ -40,8 +41,8 @@ pub struct PresenceConfig {
     pub v4: Addressing<Ipv4Cidr>,
     /// IPv6; with any but `None` comes a link-local address.
     pub v6: Addressing<Ipv6Cidr>,
-    /// Further addresses to be had, each alone: those that translation shows beside its own.
-    pub also: Vec<IpAddr>,
+    /// What translation shows beside its own: claimed where it is in a subnet of its own.
+    pub shown: Vec<RangeInclusive<IpAddr>>,
     /// The name told to a DHCP server, of which 63 octets are.
     pub hostname: Option<String>,
     /// Where every random interval and transaction number comes from: a number nobody can guess.
@@ -71,6 +72,8 @@ pub enum Origin {
     Advertised,
     /// Each station with IPv6 has it (RFC 4862 §5.3).
     LinkLocal,
+    /// It is to be shown by translation.
+    Shown,
 }
 
 /// Why an address is no longer ours.
@@ -82,6 +85,8 @@ pub enum Lost {
     Expired,
     /// The DHCP server takes it back (DHCPNAK), or leased another one instead.
     Refused,
+    /// It is not wanted any more, or with another prefix length.
+    Withdrawn,
 }
 
 /// What was done about another station's claim of an address.

@@ -60,7 +60,7 @@ impl Lab {
             mtu: IpMtu::ETHERNET,
             v4: Addressing::Auto,
             v6: Addressing::Auto,
-            also: vec![[192, 0, 2, 9].into()],
+            shown: vec![[192, 0, 2, 9].into()..=[192, 0, 2, 12].into()],
             hostname: None,
             seed: 42,
         };

@@ -190,17 +190,6 @@ fn section_2_1_a_link_that_comes_back_is_probed_again() {
     assert_eq!(lab.addresses(), [""; 0]);
 }
 
-#[test]
-fn addresses_for_translation_are_claimed_too_each_alone() {
-    let also = vec![v4(6).into(), v4(7).into()];
-    let mut lab = Lab::new(PresenceConfig { also, ..given_v4() });
-    lab.pass(Duration::from_millis(1_500));
-    lab.bring(&arp(2, (THEM, v4(6)), NOBODY));
-    lab.pass(Duration::from_secs(20));
-    assert_eq!(lab.addresses(), ["192.0.2.5/24", "192.0.2.7/32"]);
-    assert_eq!(lab.routes(), ["192.0.2.0/24", "0.0.0.0/0 via 192.0.2.1"]);
-}
-
 trait IntoMac {
     fn into_mac(self) -> datapath::MacAddr;
 }

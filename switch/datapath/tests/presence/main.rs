@@ -9,3 +9,4 @@ mod lab;
 mod lease;
 mod props;
 mod routers;
+mod shown;
