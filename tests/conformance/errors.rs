@@ -17,6 +17,8 @@ pub(crate) const HOST: Kind = Kind { v4: (3, 1), v6: (1, 3) };
 pub(crate) const PORT: Kind = Kind { v4: (3, 3), v6: (1, 4) };
 pub(crate) const ADMIN: Kind = Kind { v4: (3, 13), v6: (1, 1) };
 pub(crate) const TOO_BIG: Kind = Kind { v4: (3, 4), v6: (2, 0) };
+/// Pieces that are missing did not come in time.
+pub(crate) const PIECES: Kind = Kind { v4: (11, 1), v6: (3, 1) };
 pub(crate) const TTL: Kind = Kind { v4: (11, 0), v6: (3, 0) };
 
 impl Kind {

@@ -21,6 +21,7 @@ mod wire;
 mod conn;
 mod crowd;
 mod errors;
+mod exhaustion;
 mod filtering;
 mod given;
 mod icmp;
@@ -29,6 +30,7 @@ mod matrix;
 mod pieces;
 mod pool;
 mod published;
+mod reassembly;
 mod refusal;
 mod roam;
 mod routed;
@@ -140,6 +142,7 @@ fn all() -> Vec<Probe> {
     [
         mapping::PROBES,
         pool::PROBES,
+        exhaustion::PROBES,
         filtering::PROBES,
         tcp::PROBES,
         stream::PROBES,
@@ -147,6 +150,7 @@ fn all() -> Vec<Probe> {
         router::PROBES,
         size::PROBES,
         pieces::PROBES,
+        reassembly::PROBES,
         published::PROBES,
         refusal::PROBES,
         crowd::PROBES,
