@@ -343,7 +343,7 @@ impl Nat {
     /// Forgets what has been silent for too long, a part at each call: call it every tenth of a second. Of NATs
     /// that share a conntrack, each forgets a part of all flows, whosever they are.
     pub fn expire(&self, now: Instant) {
-        self.mappings.tick(now);
+        self.mappings.expire(now);
         self.conntrack.expire(now);
         self.fragments().expire(now);
     }

@@ -7,7 +7,7 @@
 //!   [`fragments`] (packets in pieces);
 //! - what is remembered: [`state`], [`window`] (a TCP connection) and [`sctp`], [`timeouts`], `moment`, `keeper`
 //!   and [`entry`] (a flow), `index`, `roll` and [`conntrack`] (all flows; who pays when there are too many),
-//!   `pool` and [`mapping`] (external ports);
+//!   `ports`, `pool` and [`mapping`] (external ports);
 //! - what becomes of it: [`rules`], [`npt`], [`hooks`], [`passage`], `prerouting`, `postrouting`, `shown`,
 //!   `unsolicited`, [`refused`] and [`why`] (in words);
 //! - how it is rewritten, where it lies ([`buffer`]): [`checksum`], `crc`, `rewrite`, `icmp`, `tcp`, `siit`.
@@ -36,6 +36,7 @@ mod moment;
 pub mod npt;
 pub mod passage;
 mod pool;
+mod ports;
 mod postrouting;
 mod prerouting;
 pub mod refused;

@@ -5,17 +5,19 @@
 //! its port back, so no path can leak one, and none is ever shared (REQ-3) nor taken away.
 
 use std::collections::HashMap;
-use std::hash::{DefaultHasher, Hasher};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use dashmap::DashMap;
-use smoltcp::time::Instant;
+use dashmap::mapref::entry::Entry::{Occupied, Vacant};
+use smoltcp::time::{Duration, Instant};
 use smoltcp::wire::IpCidr;
 
 use crate::pool::{Kind, Pool, Wish};
+use crate::ports::Ports;
 use crate::tuple::{Protocol, TransportAddr};
 use crate::zone::{Account, Zone};
 
@@ -163,7 +165,7 @@ impl Drop for Mapping {
         if let Some(pool) = tables.pools.get(&(self.external, self.inside.protocol)) {
             pool.give(self.port, who(self.inside), tables.now());
         }
-        tables.refund(self.account);
+        tables.refund(self.account, |holding| &mut holding.mappings);
     }
 }
 
@@ -192,11 +194,23 @@ pub(crate) type Published = (Option<IpCidr>, Option<Protocol>, RangeInclusive<u1
 struct Tables {
     by_inside: DashMap<(Inside, External), Weak<Mapping>>,
     by_external: DashMap<(Zone, Protocol, TransportAddr), Weak<Mapping>>,
-    pools: DashMap<(External, Protocol), Pool>,
-    of_account: DashMap<Account, usize>,
+    pools: DashMap<(External, Protocol), Box<Pool>>,
+    of_account: DashMap<Account, Holding>,
     published: Mutex<Vec<Published>>,
+    /// Pools' published ports, by their ranges: pools that have the same share one set.
+    reserved: Mutex<HashMap<Vec<RangeInclusive<u16>>, Arc<Ports>>>,
     /// What time it was last said to be, in microseconds: who gives a port back does not know.
     now: AtomicI64,
+    /// When idle pools are looked for again, in microseconds.
+    next_swept: AtomicI64,
+}
+
+/// What an account has.
+#[derive(Debug, Default)]
+struct Holding {
+    mappings: usize,
+    /// Pools made for it, which last while anybody has a port of theirs, or one rests.
+    pools: usize,
 }
 
 impl Default for Tables {
@@ -204,10 +218,12 @@ impl Default for Tables {
         Self {
             by_inside: DashMap::with_shard_amount(SHARDS),
             by_external: DashMap::with_shard_amount(SHARDS),
-            pools: DashMap::new(),
+            pools: DashMap::with_shard_amount(SHARDS),
             of_account: DashMap::new(),
             published: Mutex::default(),
+            reserved: Mutex::default(),
             now: AtomicI64::new(0),
+            next_swept: AtomicI64::new(0),
         }
     }
 }
@@ -217,20 +233,42 @@ impl Tables {
         Instant::from_micros(self.now.load(Relaxed))
     }
 
-    /// Counts one mapping of an account less.
-    fn refund(&self, account: Account) {
-        if let Some(mut held) = self.of_account.get_mut(&account) {
+    /// Counts less of what an account has.
+    fn refund(&self, account: Account, which: impl Fn(&mut Holding) -> &mut usize) {
+        if let Some(mut holding) = self.of_account.get_mut(&account) {
+            let held = which(&mut holding);
             *held = held.saturating_sub(1);
         }
-        self.of_account.remove_if(&account, |_, held| *held == 0);
+        self.of_account.remove_if(&account, |_, held| held.mappings == 0 && held.pools == 0);
+    }
+
+    /// Forgets the pools `which` names.
+    fn drop_pools(&self, which: impl Fn(&(External, Protocol), &Pool) -> bool) {
+        self.pools.retain(|of, pool| {
+            let over = which(of, pool);
+            if over {
+                self.refund(pool.account, |holding| &mut holding.pools);
+            }
+            !over
+        });
     }
 }
+
+/// Gives memory back once most of what it was for has gone.
+fn shrink<K: Eq + Hash, V>(map: &DashMap<K, V>) {
+    if map.capacity() > 64 * SHARDS && map.len() < map.capacity() / 8 {
+        map.shrink_to_fit();
+    }
+}
+
+/// How often idle pools are looked for.
+const SWEEP: Duration = Duration::from_secs(10);
 
 /// Shards of the large maps: enough that one is locked briefly even while it grows.
 const SHARDS: usize = 256;
 
-/// All mappings. No account has more than its quota; an address has as many as it has ports, and who
-/// asks for one more is refused.
+/// All mappings. No account has more than its quota, nor were more pools made for it; an address has as many as
+/// it has ports. Who asks for one more is refused.
 #[derive(Debug)]
 pub struct Mappings {
     tables: Arc<Tables>,
@@ -253,7 +291,7 @@ impl Mappings {
     }
 
     /// Says what time it is: ports given back from now on rest from now on.
-    pub fn tick(&self, now: Instant) {
+    fn tick(&self, now: Instant) {
         self.tables.now.fetch_max(now.total_micros(), Relaxed);
     }
 
@@ -280,23 +318,12 @@ impl Mappings {
             return Ok(known);
         }
         self.tick(now);
-        self.charge(account)?;
+        self.charge(account, |holding| &mut holding.mappings)?;
         let random = self.random(inside, external);
         let wish = Wish { port: inside.at.port, who: who(inside), random };
-        let pool = (external, inside.protocol);
-        let taken = match self.tables.pools.get(&pool) {
-            Some(pool) => pool.take(wish, now),
-            None => self
-                .tables
-                .pools
-                .entry(pool)
-                .or_insert_with(|| self.new_pool(external, inside.protocol))
-                .take(wish, now),
-        };
-        let Some(port) = taken else {
-            self.tables.refund(account);
-            return Err(NoMapping::Exhausted);
-        };
+        let port = self.take(external, inside.protocol, wish, account, now).inspect_err(|_| {
+            self.tables.refund(account, |holding| &mut holding.mappings);
+        })?;
         let mapping = Arc::new(Mapping {
             inside,
             external,
@@ -317,6 +344,30 @@ impl Mappings {
         };
         // If another worker was quicker, its mapping is the one, and ours goes.
         Ok(quicker.unwrap_or(mapping))
+    }
+
+    /// Takes a port of a pool, which is made if there is none.
+    fn take(
+        &self,
+        external: External,
+        protocol: Protocol,
+        wish: Wish,
+        account: Account,
+        now: Instant,
+    ) -> Result<u16, NoMapping> {
+        let name = (external, protocol);
+        if let Some(pool) = self.tables.pools.get(&name) {
+            return pool.take(wish, now).ok_or(NoMapping::Exhausted);
+        }
+        let pool = match self.tables.pools.entry(name) {
+            Occupied(quicker) => quicker.into_ref(),
+            Vacant(place) => {
+                self.charge(account, |holding| &mut holding.pools)?;
+                let kind = if protocol.is_query() { Kind::Identifiers } else { Kind::Ports };
+                place.insert(Box::new(Pool::new(kind, account, self.reserved(external, protocol))))
+            }
+        };
+        pool.take(wish, now).ok_or(NoMapping::Exhausted)
     }
 
     /// The mapping of an inside address and port, if there is one.
@@ -376,15 +427,31 @@ impl Mappings {
     /// Keeps the ports of published ranges from being handed out. What was said before is forgotten.
     pub(crate) fn reserve(&self, published: Vec<Published>) {
         *self.published() = published;
+        self.shared().clear();
         for pool in &self.tables.pools {
             let (external, protocol) = *pool.key();
-            pool.reserve(&self.reserved(external, protocol));
+            pool.reserve(self.reserved(external, protocol));
         }
     }
 
     /// Forgets the ports of addresses nobody has any more.
     pub fn forget(&self, gone: impl Fn(External) -> bool) {
-        self.tables.pools.retain(|(of, _), pool| !gone(*of) || pool.held() > 0);
+        self.tables.drop_pools(|(of, _), pool| gone(*of) && pool.held() == 0);
+    }
+
+    /// Forgets pools nobody has a port of, and none of which rests. Call it now and then; it looks every ten seconds.
+    pub fn expire(&self, now: Instant) {
+        self.tick(now);
+        let Tables { pools, by_inside, by_external, next_swept, .. } = &*self.tables;
+        let (due, next) = (next_swept.load(Relaxed), (now + SWEEP).total_micros());
+        let is_due = now.total_micros() >= due;
+        if !is_due || next_swept.compare_exchange(due, next, Relaxed, Relaxed).is_err() {
+            return;
+        }
+        self.tables.drop_pools(|_, pool| pool.is_idle(now));
+        shrink(pools);
+        shrink(by_inside);
+        shrink(by_external);
     }
 
     /// Mappings there are.
@@ -402,7 +469,7 @@ impl Mappings {
     /// Mappings of one account.
     #[must_use]
     pub fn len_of(&self, account: Account) -> usize {
-        self.tables.of_account.get(&account).map_or(0, |held| *held)
+        self.tables.of_account.get(&account).map_or(0, |held| held.mappings)
     }
 
     /// Ports held of one address and protocol.
@@ -411,8 +478,13 @@ impl Mappings {
         self.tables.pools.get(&(external, protocol)).map_or(0, |pool| pool.held())
     }
 
-    fn charge(&self, account: Account) -> Result<(), NoMapping> {
-        let mut held = self.tables.of_account.entry(account).or_default();
+    fn charge(
+        &self,
+        account: Account,
+        which: impl Fn(&mut Holding) -> &mut usize,
+    ) -> Result<(), NoMapping> {
+        let mut holding = self.tables.of_account.entry(account).or_default();
+        let held = which(&mut holding);
         if *held >= self.quota.load(Relaxed) {
             return Err(NoMapping::Quota);
         }
@@ -420,18 +492,20 @@ impl Mappings {
         Ok(())
     }
 
-    fn new_pool(&self, external: External, protocol: Protocol) -> Pool {
-        let kind = if protocol.is_query() { Kind::Identifiers } else { Kind::Ports };
-        Pool::new(kind, &self.reserved(external, protocol))
-    }
-
-    fn reserved(&self, external: External, protocol: Protocol) -> Vec<RangeInclusive<u16>> {
+    /// The published ports of an address and protocol.
+    fn reserved(&self, external: External, protocol: Protocol) -> Arc<Ports> {
         let published = self.published();
         let of = published.iter().filter(|(at, of, _)| {
             at.as_ref().is_none_or(|at| at.contains_addr(&external.addr.into()))
                 && of.is_none_or(|of| of == protocol)
         });
-        of.map(|(_, _, ports)| ports.clone()).collect()
+        let ranges: Vec<_> = of.map(|(_, _, ports)| ports.clone()).collect();
+        let mut shared = self.shared();
+        Arc::clone(shared.entry(ranges).or_insert_with_key(|ranges| Arc::new(Ports::of(ranges))))
+    }
+
+    fn shared(&self) -> MutexGuard<'_, HashMap<Vec<RangeInclusive<u16>>, Arc<Ports>>> {
+        self.tables.reserved.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn published(&self) -> MutexGuard<'_, Vec<Published>> {

@@ -2,14 +2,17 @@
 //!
 //! Read RFC 4787 §4.2 (ranges, parity, preservation), RFC 6056 §3.3 (choosing what nobody can guess) and
 //! RFC 6888 REQ-8 (a port rests before somebody else has it; sooner only where no other is left, which it
-//! allows to a NAT that filters by address, and without which one container could keep all from the others). A bit for each port, so a full pool is as
-//! small as an empty one. Also serves ICMP identifiers, which have neither ranges nor parity.
+//! allows to a NAT that filters by address, and without which one container could keep all from the others). Also serves
+//! ICMP identifiers, which have neither ranges nor parity.
 
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use smoltcp::time::{Duration, Instant};
+
+use crate::ports::Ports;
+use crate::zone::Account;
 
 /// How long a port rests, at least, before another container may have it (RFC 6888 REQ-8); twice as
 /// long at most.
@@ -30,14 +33,16 @@ pub(crate) enum Kind {
 #[derive(Debug)]
 pub(crate) struct Pool {
     kind: Kind,
+    /// Whose first port it was made for.
+    pub(crate) account: Account,
     state: Mutex<State>,
 }
 
 #[derive(Debug)]
 struct State {
-    held: Bits,
+    held: Ports,
     /// Published ports, which are not to be handed out.
-    reserved: Bits,
+    reserved: Arc<Ports>,
     /// Ports that were given back, and who had them: in this period and in the one before.
     resting: [HashMap<u16, u64>; 2],
     period_began: Instant,
@@ -55,14 +60,21 @@ pub(crate) struct Wish {
 }
 
 impl Pool {
-    pub(crate) fn new(kind: Kind, reserved: &[RangeInclusive<u16>]) -> Self {
+    pub(crate) fn new(kind: Kind, account: Account, reserved: Arc<Ports>) -> Self {
         let state = State {
-            held: Bits::default(),
-            reserved: Bits::of(reserved),
+            held: Ports::default(),
+            reserved,
             resting: Default::default(),
             period_began: Instant::ZERO,
         };
-        Self { kind, state: Mutex::new(state) }
+        Self { kind, account, state: Mutex::new(state) }
+    }
+
+    /// Whether nobody holds a port of it, and none rests: nothing is lost with it.
+    pub(crate) fn is_idle(&self, now: Instant) -> bool {
+        let mut state = self.state();
+        state.rest(now);
+        state.held.len() == 0 && state.resting.iter().all(HashMap::is_empty)
     }
 
     /// Takes a port: the one wished for if it is free, else one of its range and, if possible, its parity.
@@ -94,13 +106,13 @@ impl Pool {
     }
 
     /// Replaces the ports that are not to be handed out; who holds one keeps it.
-    pub(crate) fn reserve(&self, reserved: &[RangeInclusive<u16>]) {
-        self.state().reserved = Bits::of(reserved);
+    pub(crate) fn reserve(&self, reserved: Arc<Ports>) {
+        self.state().reserved = reserved;
     }
 
     /// Ports held.
     pub(crate) fn held(&self) -> usize {
-        self.state().held.count()
+        self.state().held.len()
     }
 
     /// The first ports held, `most` at most, from `begin` on.
@@ -166,8 +178,8 @@ impl State {
     /// Ports neither held nor reserved, both bounds included, a word of bits at a time.
     fn free_in(&self, first: u32, last: u32, parities: Parities) -> impl Iterator<Item = u16> + '_ {
         (first / 64..=last / 64).flat_map(move |word| {
-            let at = word as usize;
-            let mut free = !(self.held.0[at] | self.reserved.0[at]) & parities.mask();
+            let at = u16::try_from(word).unwrap_or(0);
+            let mut free = !(self.held.word(at) | self.reserved.word(at)) & parities.mask();
             if word == first / 64 {
                 free &= u64::MAX << (first % 64);
             }
@@ -203,40 +215,6 @@ impl Parities {
     }
 }
 
-/// A set of ports.
-#[derive(Debug)]
-struct Bits(Box<[u64; 1024]>);
-
-impl Default for Bits {
-    fn default() -> Self {
-        Self(Box::new([0; 1024]))
-    }
-}
-
-impl Bits {
-    fn of(ranges: &[RangeInclusive<u16>]) -> Self {
-        let mut bits = Self::default();
-        ranges.iter().cloned().flatten().for_each(|port| bits.set(port));
-        bits
-    }
-
-    fn has(&self, port: u16) -> bool {
-        self.0[usize::from(port) / 64] >> (port % 64) & 1 == 1
-    }
-
-    fn set(&mut self, port: u16) {
-        self.0[usize::from(port) / 64] |= 1 << (port % 64);
-    }
-
-    fn clear(&mut self, port: u16) {
-        self.0[usize::from(port) / 64] &= !(1 << (port % 64));
-    }
-
-    fn count(&self) -> usize {
-        self.0.iter().map(|word| word.count_ones() as usize).sum()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -247,9 +225,13 @@ mod tests {
         Wish { port, who, random: 0x9e37_79b9_7f4a_7c15u64.wrapping_mul(u64::from(port) + who) }
     }
 
+    fn pool_of(kind: Kind, reserved: &[RangeInclusive<u16>]) -> Pool {
+        Pool::new(kind, Account(1), Arc::new(Ports::of(reserved)))
+    }
+
     #[test]
     fn every_port_is_handed_out_once_and_in_its_own_range() {
-        let pool = Pool::new(Kind::Ports, &[8000..=8999]);
+        let pool = pool_of(Kind::Ports, &[8000..=8999]);
         let high = std::iter::from_fn(|| pool.take(wish(40_000, 1), NOW));
         let mut high: Vec<_> = high.take(70_000).collect();
         assert_eq!(high[0], 40_000);
@@ -266,7 +248,7 @@ mod tests {
 
     #[test]
     fn a_port_rests_unless_its_last_holder_wants_it_or_there_is_no_other() {
-        let pool = Pool::new(Kind::Ports, &[]);
+        let pool = pool_of(Kind::Ports, &[]);
         let taken = pool.take(wish(5000, 1), NOW).unwrap();
         pool.give(taken, 1, NOW);
         assert_ne!(pool.take(wish(5000, 2), NOW), Some(5000));
@@ -277,7 +259,7 @@ mod tests {
         let soon = later + REST - Duration::from_millis(1);
         assert_ne!(pool.take(wish(5000, 2), soon), Some(5000));
         assert_eq!(pool.take(wish(5000, 2), later + REST * 2), Some(5000));
-        let busy = Pool::new(Kind::Ports, &[1..=1021, 1023..=1023]);
+        let busy = pool_of(Kind::Ports, &[1..=1021, 1023..=1023]);
         assert_eq!(busy.take(wish(80, 1), NOW), Some(1022));
         busy.give(1022, 1, NOW);
         assert_eq!(busy.take(wish(80, 2), NOW), Some(1022));
@@ -286,7 +268,7 @@ mod tests {
 
     #[test]
     fn identifiers_know_no_ranges() {
-        let pool = Pool::new(Kind::Identifiers, &[]);
+        let pool = pool_of(Kind::Identifiers, &[]);
         assert_eq!(pool.take(wish(0, 1), NOW), Some(0));
         assert_eq!(std::iter::from_fn(|| pool.take(wish(0, 1), NOW)).count(), 65_535);
     }

@@ -76,6 +76,47 @@ fn a_flow_is_small_and_an_established_one_allocates_nothing() {
         assert_eq!(region.change().allocations, 0);
     }
     translation_of_a_known_flow_allocates_nothing();
+    addresses_nobody_is_shown_with_any_more_cost_nothing();
+}
+
+/// A container that has many addresses of its own, where there is an external one for each.
+fn addresses_nobody_is_shown_with_any_more_cost_nothing() {
+    const SOURCES: u16 = 20_000;
+    let uplink = Zone(100);
+    let v6 = |text: &str| text.parse::<std::net::Ipv6Addr>().unwrap();
+    let region = Region::new(ALLOCATOR);
+    let conntrack = Conntrack::new(65_536, Profile::Rfc);
+    let nat = Nat::new(Arc::new(conntrack), Config::new(uplink, [7; 16]));
+    let range = v6("2001:db8:9::").into()..=v6("2001:db8:9::ffff:ffff").into();
+    let matches = Match { to: Some(uplink), ..Match::ANY };
+    nat.set_rules(Rules::new(vec![], vec![Rule::new(matches, Source::To(range))]));
+    let inside = Ingress { zone: Zone(1), inside: true, account: Account(1), mtu: 1500 };
+    let out = Egress { zone: uplink, inside: false, mtu: 1500, addresses: &[] };
+    let empty = held(&region);
+    let mut now = NOW;
+    for round in 0..3 {
+        for n in 0..SOURCES {
+            let from = std::net::Ipv6Addr::new(0xfd00, 0x18, 0, 0, 0, 0, round, n);
+            let mut packet = datagram_v6(from, v6("2001:db8::2"), (4000, 9));
+            let undone = Undone::default();
+            let mut passage =
+                nat.prerouting(&mut packet, undone, &inside, now, &mut NoNotes).unwrap();
+            let sent = nat.postrouting(&mut packet, &mut passage, &out, None, now, &mut NoNotes);
+            assert_eq!(sent, Ok(nat::Sent::Whole));
+        }
+        let each = (held(&region) - empty) / usize::from(SOURCES);
+        println!("an external address for each of {SOURCES} flows: {each} octets each");
+        assert!(each <= 1536, "{each} octets for a flow with an external address of its own");
+        // Silent for long enough, and its port has rested.
+        for _ in 0..4 {
+            now += smoltcp::time::Duration::from_secs(301);
+            (0..100).for_each(|_| nat.expire(now));
+        }
+        assert_eq!((nat.conntrack().len(), nat.mappings().len()), (0, 0));
+        let left = held(&region).saturating_sub(empty);
+        println!("when they are gone: {left} octets in all");
+        assert!(left <= 256 << 10, "{left} octets are left of what is gone");
+    }
 }
 
 /// Masquerade; a port published to a client of the other IP version (NAT46); a prefix translated without state;

@@ -1,6 +1,6 @@
 //! RFC 6888 REQ-4 and the bounds of every table: who pays when there is no more.
 
-use nat::{Config, Conntrack, Profile, Reason, Tell};
+use nat::{Config, Conntrack, Match, Profile, Reason, Rule, Rules, Source, Tell};
 
 use crate::lab::{Lab, UPLINK};
 use crate::wire::udp;
@@ -17,6 +17,30 @@ fn r6888_4_ports_are_limited_for_each_container() {
     // Another far side costs no port, and another container has its own.
     lab.out(&udp("172.18.0.2:1000", "198.51.100.3:9", b""));
     lab.out(&udp("172.18.0.3:2000", "198.51.100.2:9", b""));
+}
+
+/// An external address for each source: ports that rest are remembered for no more addresses than that.
+#[test]
+fn r6888_5_the_memory_for_external_addresses_is_limited_for_each_container() {
+    let config = Config { max_mappings_of_account: 10, ..Config::new(UPLINK, [0; 16]) };
+    let mut lab = Lab::with(config);
+    let range = "2001:db8:9::".parse().unwrap()..="2001:db8:9::ffff:ffff".parse().unwrap();
+    let matches = Match { to: Some(UPLINK), ..Match::ANY };
+    lab.nat.set_rules(Rules::new(vec![], vec![Rule::new(matches, Source::To(range))]));
+    let from = |n: u16| udp(&format!("[fd00:18::{n}:2]:4000"), "[2001:db8::2]:9", b"");
+    (0..10).for_each(|n| drop(lab.out(&from(n))));
+    lab.wait(301);
+    (0..100).for_each(|_| lab.nat.expire(lab.now));
+    assert_eq!((lab.flows(), lab.nat.mappings().len()), (0, 0));
+    assert_eq!(lab.leave(&from(10)).unwrap_err().reason, Reason::PortQuota);
+    lab.out(&from(9));
+    // Those that have rested make room.
+    lab.wait(301);
+    for _ in 0..3 {
+        lab.nat.expire(lab.now);
+        lab.wait(130);
+    }
+    lab.out(&from(10));
 }
 
 #[test]
