@@ -33,6 +33,7 @@ mod published;
 mod reassembly;
 mod refusal;
 mod roam;
+mod roamed_tcp;
 mod routed;
 mod router;
 mod segment;
@@ -157,6 +158,7 @@ fn all() -> Vec<Probe> {
         timers::PROBES,
         segment::PROBES,
         roam::PROBES,
+        roamed_tcp::PROBES,
         stun::PROBES,
         translate::PROBES,
         routed::PROBES,

@@ -73,6 +73,8 @@ pub(crate) struct Flow {
     pub(crate) stops_short: bool,
     /// A reset follows the far side's last octet, not a FIN.
     pub(crate) reset_at_end: bool,
+    /// The host has the address no more that it is from, and never will.
+    pub(crate) homeless: bool,
     /// The container is owed an acknowledgment.
     pub(crate) ack_due: bool,
     /// That waits a moment for something to go with.
@@ -118,6 +120,7 @@ impl Flow {
             hung_up: false,
             stops_short: false,
             reset_at_end: false,
+            homeless: false,
             ack_due: false,
             ack_late: false,
             due: false,
@@ -150,6 +153,14 @@ impl Flow {
         match self.entry.from_inside() {
             Direction::Original => self.entry.original.dst,
             Direction::Reply => self.entry.reply.dst,
+        }
+    }
+
+    /// The host's address and port, and whom it speaks to by those.
+    pub(crate) fn outer(&self) -> (TransportAddr, TransportAddr) {
+        match self.entry.from_inside() {
+            Direction::Original => (self.entry.reply.dst, self.entry.reply.src),
+            Direction::Reply => (self.entry.original.dst, self.entry.original.src),
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Read `flow.rs` for what is kept and `table.rs` for where, then `sending.rs` and `receiving.rs` (the two
 //! sequence spaces, pure), `open.rs` and `dial.rs` (how flows begin), `handshake.rs` and `inside.rs` (segments from the
-//! container), `upstream.rs` (to the host socket), `outside.rs` (from it), `wait.rs` (deadlines), `close.rs`
+//! container), `upstream.rs` (to the host socket), `outside.rs` (from it), `wait.rs` and `homes.rs` (deadlines, and addresses of the host's that are gone), `close.rs`
 //! (how flows end), `refusal.rs` (what a container says by ICMP).
 //!
 //! ```text
@@ -18,6 +18,7 @@ mod close;
 mod dial;
 mod flow;
 mod handshake;
+mod homes;
 mod inside;
 mod open;
 mod outside;

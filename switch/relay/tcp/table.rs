@@ -10,7 +10,8 @@ use nat::{TcpFlags, TransportAddr, Zone};
 use smoltcp::time::{Duration, Instant};
 
 use super::attempts::Attempts;
-use super::flow::{Flow, NEVER};
+use super::flow::{Flow, NEVER, Stage};
+use super::homes::{self, Homes, Stay};
 use super::segment::Outgoing;
 use super::seq::Seq;
 use crate::context::Context;
@@ -51,6 +52,7 @@ pub(crate) struct Tcp {
     backlog: VecDeque<(Zone, Key)>,
     /// Flows whose acknowledgment waits for something to go with, and until when.
     late_acks: VecDeque<(Instant, Key)>,
+    homes: Homes,
     /// Keys the initial sequence numbers (RFC 6528).
     secret: RandomState,
     pub(super) peek_offset: bool,
@@ -67,6 +69,7 @@ impl Tcp {
             due: Vec::new(),
             backlog: VecDeque::new(),
             late_acks: VecDeque::new(),
+            homes: Homes::default(),
             secret: RandomState::new(),
             peek_offset: netns::sockopt::peek_off_supported(),
         }
@@ -234,7 +237,18 @@ impl Tcp {
                 return Some((flow.zone(), key));
             }
             let idle = flow.entry.silence(now) >= IDLE_SLEEP;
-            let sleep = if idle { IDLE_SLEEP } else { BUSY_SLEEP };
+            let mut sleep = if idle { IDLE_SLEEP } else { BUSY_SLEEP };
+            if flow.stage == Stage::Established {
+                let (local, far) = flow.outer();
+                match self.homes.stay(local.addr, far.into(), now) {
+                    Stay::There => {}
+                    Stay::Away => sleep = sleep.min(homes::PATIENCE),
+                    Stay::Left => {
+                        flow.homeless = true;
+                        return Some((flow.zone(), key));
+                    }
+                }
+            }
             Self::arm(&mut self.timers, key, flow, now + sleep);
         }
         None

@@ -57,6 +57,10 @@ impl Tcp {
             self.abandon(key, ctx);
             return;
         }
+        if flow.homeless {
+            self.reset_by_host(key, ctx);
+            return;
+        }
         flow.attempts = flow.attempts.saturating_add(1);
         match flow.stage {
             Stage::Connecting => {
