@@ -6,11 +6,13 @@
 
 mod net;
 
+use std::net::IpAddr;
 use std::os::fd::AsFd as _;
 use std::process::Command;
 use std::sync::Arc;
 use std::time;
 
+use datapath::neighbour::Reachability;
 use datapath::presence::{
     Addressing, Change, Heard, Lost, Origin, Presence, PresenceConfig, Settled,
 };
@@ -28,6 +30,12 @@ use smoltcp::time::Instant;
 const PORT: PortId = PortId(1);
 const ZONE: Zone = Zone(0x8001);
 const US: [u8; 6] = [0x02, 0x42, 198, 51, 100, 5];
+
+/// By which neighbour the station sends to `to`.
+fn way(station: &Station, to: &str) -> Option<IpAddr> {
+    let routes = station.presence.routes();
+    datapath::hop::next_hop(routes, to.parse().unwrap(), |_| Reachability::Unknown)
+}
 
 /// The station, with all it takes.
 struct Station {
@@ -223,9 +231,8 @@ fn a_lease_of_a_real_server_is_had_used_renewed_and_given_back() {
     assert!(addr.starts_with("198.51.100.5") && len == "24", "{address}");
     assert_eq!(station.presence.mtu(), IpMtu(1400));
     assert_eq!(station.presence.dns(), ["198.51.100.53".parse::<std::net::IpAddr>().unwrap()]);
-    let hop = |to: &str| datapath::hop::next_hop(station.presence.routes(), to.parse().unwrap());
-    assert_eq!(hop("203.0.113.7"), Some("198.51.100.9".parse().unwrap()));
-    assert_eq!(hop("192.0.2.1"), Some(WORLD.parse().unwrap()));
+    assert_eq!(way(&station, "203.0.113.7"), Some("198.51.100.9".parse().unwrap()));
+    assert_eq!(way(&station, "192.0.2.1"), Some(WORLD.parse().unwrap()));
     let leases = std::fs::read_to_string(scene.file("leases")).unwrap();
     assert!(leases.contains(addr) && leases.contains("pontoon"), "{leases}");
 
@@ -291,9 +298,7 @@ fn a_real_routers_prefix_makes_an_address_and_a_way_out() {
     assert!(station.changes.contains(&gained), "{:?}", station.changes);
     assert_eq!(station.presence.mtu(), IpMtu(1420));
     assert_eq!(station.presence.dns(), ["2001:db8:77::53".parse::<std::net::IpAddr>().unwrap()]);
-    let way =
-        datapath::hop::next_hop(station.presence.routes(), "2001:db8:ffff::1".parse().unwrap());
-    assert_eq!(way, Some("fe80::2".parse().unwrap()));
+    assert_eq!(way(&station, "2001:db8:ffff::1"), Some("fe80::2".parse().unwrap()));
     is_found(&mut station, &scene, "2001:db8:77:0:42:c6ff:fe33:6405");
     server.interrupt();
 }

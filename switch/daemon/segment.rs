@@ -16,6 +16,7 @@ use worker::{
 use crate::api;
 use crate::endpoint::{Endpoint, Published};
 use crate::error::Error;
+use crate::log::Limit;
 use crate::mac;
 use crate::network::Network;
 use crate::subnet::{Taken, overlap};
@@ -56,6 +57,8 @@ pub(crate) struct Segment {
     said: String,
     /// Who else was heard with an address of ours, the last one first.
     rivals: Vec<(IpAddr, MacAddr)>,
+    /// Bounds what is logged of it.
+    pub(crate) lines: Limit,
 }
 
 impl Segment {
@@ -80,6 +83,7 @@ impl Segment {
             published: Vec::new(),
             said: String::new(),
             rivals: Vec::new(),
+            lines: Limit::default(),
         }
     }
 

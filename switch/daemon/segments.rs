@@ -339,7 +339,9 @@ impl Daemon {
             let Registry { segments, networks, .. } = &mut *registry;
             let Some(segment) = segments.get_mut(&id) else { return };
             let networks = networks.values().filter(|network| network.bridged.is_none());
-            (segment.raw.interface.clone(), segment.news(row), segment::clashes(row, networks))
+            let clashes = segment::clashes(row, networks);
+            let said = segment.news(row).and_then(|said| segment.lines.line(said, Instant::now()));
+            (segment.raw.interface.clone(), said, clashes)
         };
         if let Some(said) = said {
             log!("raw:{interface}: {said}");
@@ -393,11 +395,14 @@ impl Daemon {
         if let Some(segment) = self.registry().segments.get_mut(&id)
             && segment.rival(addr, station)
         {
-            let (interface, station) = (&segment.raw.interface, mac::text(station));
+            let station = mac::text(station);
             let fix = segment.other_than(addr);
-            log!(
-                "raw:{interface}: {addr} is in use by {station}; choose another with `pontoon network set NET {fix}`"
+            let said = format!(
+                "{addr} is in use by {station}; choose another with `pontoon network set NET {fix}`"
             );
+            if let Some(line) = segment.lines.line(said, Instant::now()) {
+                log!("raw:{}: {line}", segment.raw.interface);
+            }
         }
         self.settled.notify_all();
     }

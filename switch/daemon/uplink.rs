@@ -293,7 +293,9 @@ impl Words<'_> {
                 addresses.iter().any(|address| within(&address.net(), &gateway))
             };
             let link_local = matches!(gateway, IpAddr::V6(addr) if addr.is_unicast_link_local());
-            if !link_local && !has(|net, gateway| net.contains(gateway)) {
+            // An address without a subnet has its router elsewhere, as clouds lease them.
+            let alone = has(|net, _| net.prefix_len() == net.max_prefix_len());
+            if !link_local && !alone && !has(|net, gateway| net.contains(gateway)) {
                 return Err(Why::GatewayOutside { key, address: A::ADDRESS, gateway });
             }
             if has(|net, gateway| net.addr() == *gateway) {

@@ -224,7 +224,7 @@ impl Crossing {
             Way::Own | Way::Nowhere => return Err(DropReason::NoRoute),
         };
         let dp = legs.leg(zone).ok_or(DropReason::NoRoute)?;
-        let Some(next) = dp.config().next_hop(dst) else {
+        let Some(next) = dp.next_hop(dst) else {
             passage.restore(slot);
             teller.tell(legs, slot, IcmpError::NoRoute);
             return Err(DropReason::NoRoute);

@@ -108,7 +108,7 @@ impl Datapath {
         self.check_claim(received, &message)?;
         if let Some(sender) = message.sender
             && message.station != own_mac
-            && (gateway.on_link(sender) || is_link_local(sender))
+            && self.config.is_neighbour(sender)
         {
             let neighbours = &self.network.neighbours;
             let waited = neighbours.confirm(sender, message.station, received.port, for_us, now)?;

@@ -4,6 +4,8 @@ use std::net::IpAddr;
 
 use smoltcp::wire::IpCidr;
 
+use crate::neighbour::Reachability;
+
 /// A route of the segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hop {
@@ -13,13 +15,28 @@ pub struct Hop {
     pub via: Option<IpAddr>,
 }
 
-/// The way to `to` by the longest prefix, the first of equals: the address to ask ARP or NDP for, which
-/// is `to` itself on the segment. `None` if no route leads there.
+/// The way to `to` by the longest prefix: the address to ask ARP or NDP for, which is `to` itself on the
+/// segment. Of equals the likeliest to be reached counts, then the first (RFC 4861 §6.3.6, RFC 4191 §3.2), so
+/// that a router that has gone silent is passed over. `None` if no route leads there.
 #[must_use]
-pub fn next_hop(routes: &[Hop], to: IpAddr) -> Option<IpAddr> {
+pub fn next_hop(
+    routes: &[Hop],
+    to: IpAddr,
+    reachability: impl Fn(IpAddr) -> Reachability,
+) -> Option<IpAddr> {
     let addr = to.into();
     let matching = routes.iter().filter(|hop| hop.to.contains_addr(&addr));
-    // Of equals `max_by_key` takes the last.
-    let best = matching.rev().max_by_key(|hop| hop.to.prefix_len())?;
-    Some(best.via.unwrap_or(to))
+    let longest = matching.clone().map(|hop| hop.to.prefix_len()).max()?;
+    let mut equals =
+        matching.filter(|hop| hop.to.prefix_len() == longest).map(|hop| hop.via.unwrap_or(to));
+    let mut best = equals.next()?;
+    let mut likely = None;
+    for other in equals {
+        let before = *likely.get_or_insert_with(|| reachability(best));
+        let reachability = reachability(other);
+        if reachability > before {
+            (best, likely) = (other, Some(reachability));
+        }
+    }
+    Some(best)
 }

@@ -20,7 +20,7 @@ pub enum Leg {
 /// What our station on a segment must know of both its sides.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outside {
-    /// Ways to everywhere else; the station's own subnets need none.
+    /// Ways to everywhere, the station's own subnets among them.
     pub routes: Vec<Hop>,
     /// What containers are shown with besides the station's own addresses: it answers for these, too.
     pub shown: Vec<RangeInclusive<IpAddr>>,
@@ -31,6 +31,15 @@ pub struct Outside {
 }
 
 impl Outside {
+    /// Whether packets go to `addr` itself: it is a router of ours, or on the segment.
+    #[must_use]
+    pub fn is_next_hop(&self, addr: IpAddr) -> bool {
+        self.routes.iter().any(|hop| match hop.via {
+            Some(via) => via == addr,
+            None => hop.to.contains_addr(&addr.into()),
+        })
+    }
+
     /// Whether a container may be shown with that address.
     #[must_use]
     pub fn shows(&self, addr: IpAddr) -> bool {

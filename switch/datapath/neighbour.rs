@@ -77,6 +77,17 @@ impl State {
     }
 }
 
+/// How likely a neighbour is to be reached, least first (RFC 4861 §6.3.6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reachability {
+    /// It is being asked for and has not answered yet.
+    Suspect,
+    /// Nobody has asked for it, or heard it.
+    Unknown,
+    /// Its station is known.
+    Probable,
+}
+
 /// A frame that waits for its destination address.
 #[derive(Clone, Debug)]
 pub struct Pending {
@@ -407,6 +418,15 @@ impl Neighbours {
         match self.table.get(&addr)?.payer {
             Payer::Port(port) => Some(port),
             Payer::Foreign(_) => None,
+        }
+    }
+
+    /// How likely `addr` is to be reached.
+    pub fn reachability(&self, addr: IpAddr) -> Reachability {
+        match self.table.get(&addr) {
+            None => Reachability::Unknown,
+            Some(known) if known.mac.is_none() => Reachability::Suspect,
+            Some(_) => Reachability::Probable,
         }
     }
 

@@ -124,14 +124,22 @@ impl NetworkConfig {
 
     /// The neighbour by which a packet of ours gets to `to`; none if no router is known.
     #[must_use]
-    pub fn next_hop(&self, to: IpAddr) -> Option<IpAddr> {
-        let Leg::Uplink(outside) = &self.leg else { return Some(to) };
-        let near =
-            is_link_local(to) || self.gateway.as_ref().is_some_and(|gateway| gateway.on_link(to));
-        if near {
-            return Some(to);
+    pub fn next_hop(&self, to: IpAddr, neighbours: &Neighbours) -> Option<IpAddr> {
+        match &self.leg {
+            Leg::Uplink(outside) if !is_link_local(to) => {
+                hop::next_hop(&outside.routes, to, |addr| neighbours.reachability(addr))
+            }
+            _ => Some(to),
         }
-        hop::next_hop(&outside.routes, to)
+    }
+
+    /// Whether a packet of ours can go to `addr` without a router between: what it says of its station is
+    /// of use.
+    #[must_use]
+    pub fn is_neighbour(&self, addr: IpAddr) -> bool {
+        is_link_local(addr)
+            || self.gateway.as_ref().is_some_and(|gateway| gateway.on_link(addr))
+            || matches!(&self.leg, Leg::Uplink(outside) if outside.is_next_hop(addr))
     }
 }
 

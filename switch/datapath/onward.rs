@@ -15,6 +15,11 @@ use crate::port::{ETHERNET_HEADER_LEN, IpMtu, MacAddr, Payer};
 use crate::slot::Slot;
 
 impl Datapath {
+    /// The neighbour by which a packet of ours gets to `to`; none if no router is known.
+    pub(crate) fn next_hop(&self, to: IpAddr) -> Option<IpAddr> {
+        self.config.next_hop(to, &self.network.neighbours)
+    }
+
     /// The station of `next`, if it is known and fresh, and what its link carries, or else the network.
     pub(crate) fn way_to(&mut self, next: IpAddr, now: Instant) -> (Option<MacAddr>, IpMtu) {
         let whole = self.config.mtu;

@@ -113,7 +113,7 @@ impl Datapath {
         let Some(gateway) = &self.config.gateway else {
             return self.gateway_counters().not_sent(DropReason::NoGateway);
         };
-        let Some(to) = self.config.next_hop(to) else {
+        let Some(to) = self.next_hop(to) else {
             return self.gateway_counters().not_sent(DropReason::NoRoute);
         };
         let payer = payer.into();

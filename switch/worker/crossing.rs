@@ -13,7 +13,7 @@ use nat::{NoNotes, Zone};
 use relay::{Context, Key};
 use smoltcp::time::Instant;
 
-use crate::control::{Event, SegmentId};
+use crate::control::Event;
 use crate::station::Station;
 use crate::worker::Worker;
 
@@ -144,24 +144,28 @@ impl Worker {
         if let (Some(fate), Some(net)) = (fate, self.networks.get(&segment)) {
             net.dp.took(port, frame.len(), fate);
         }
-        self.tell_changes(station.segment, &changes);
+        self.tell_changes(&station, &changes);
         fate.is_some()
     }
 
     /// Tells of what has changed by itself, and lets every worker look.
-    fn tell_changes(&mut self, segment: SegmentId, changes: &[Change]) {
+    fn tell_changes(&mut self, station: &Station, changes: &[Change]) {
         if changes.is_empty() {
             return;
         }
+        let segment = station.segment;
         for change in changes {
-            if let Change::Conflict { address, station, .. } = change {
-                let (addr, station) = (*address, *station);
-                let event = Event::AddressConflict { segment, addr, station };
+            if let Change::Conflict { address, station: rival, .. } = change
+                && station.tells_of_conflict()
+            {
+                let event = Event::AddressConflict { segment, addr: *address, station: *rival };
                 // Nobody listens any more only when the switch is coming down.
                 let _ = self.setup.events.send(event);
             }
         }
-        let _ = self.setup.events.send(Event::SegmentChanged { segment });
+        if station.tells_of_change() {
+            let _ = self.setup.events.send(Event::SegmentChanged { segment });
+        }
         for (_, waker) in &self.setup.others {
             // It fails only with the worker gone, which then has nothing to look at.
             let _ = waker.wake();
@@ -189,7 +193,7 @@ impl Worker {
         }
         for station in self.stations.all() {
             let changes = station.handle_timeout(now, &mut self.out);
-            self.tell_changes(station.segment, &changes);
+            self.tell_changes(&station, &changes);
         }
         self.flush();
     }

@@ -112,6 +112,7 @@ impl Switch {
         let known = state.networks.values();
         let rows = known.filter_map(|known| {
             let station = known.station.as_ref()?;
+            station.looked_at();
             let config = station.config();
             let port = known.ports.keys().next().copied().unwrap_or(PortId::GATEWAY);
             let row = SegmentRow {

@@ -6,7 +6,9 @@
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
-use std::sync::atomic::{AtomicU64, Ordering::AcqRel, Ordering::Acquire};
+use std::sync::atomic::{
+    AtomicBool, AtomicU64, AtomicUsize, Ordering::AcqRel, Ordering::Acquire, Ordering::Release,
+};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use datapath::{
@@ -31,6 +33,9 @@ pub(crate) struct Current {
 
 /// How often conntrack's next part is looked at for flows that are over (`Nat::expire`).
 const EXPIRE: Duration = Duration::from_millis(100);
+
+/// Conflicts told of before somebody looks: whoever is on the segment can make any number of them.
+const MAX_CONFLICTS: usize = 16;
 
 /// One worker's view of the stations.
 #[derive(Debug)]
@@ -153,6 +158,14 @@ pub(crate) struct Station {
     presence: Mutex<Option<Presence>>,
     parts: Mutex<Parts>,
     changes: AtomicU64,
+    untold: Untold,
+}
+
+/// What was told of a station since somebody last looked at it.
+#[derive(Debug, Default)]
+struct Untold {
+    changed: AtomicBool,
+    conflicts: AtomicUsize,
 }
 
 impl Station {
@@ -193,7 +206,14 @@ impl Station {
         parts.renew(zone);
         parts.set_rules(zone);
         let presence = Mutex::default();
-        Self { segment, network, presence, parts: Mutex::new(parts), changes: AtomicU64::new(1) }
+        Self {
+            segment,
+            network,
+            presence,
+            parts: Mutex::new(parts),
+            changes: AtomicU64::new(1),
+            untold: Untold::default(),
+        }
     }
 
     fn parts(&self) -> MutexGuard<'_, Parts> {
@@ -220,6 +240,23 @@ impl Station {
 
     fn presence(&self) -> MutexGuard<'_, Option<Presence>> {
         self.presence.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether to tell that something has changed: not again before somebody [has
+    /// looked](Self::looked_at), however often the segment's stations make it change.
+    pub(crate) fn tells_of_change(&self) -> bool {
+        !self.untold.changed.swap(true, AcqRel)
+    }
+
+    /// Whether to tell of a conflict: of [`MAX_CONFLICTS`] until somebody has looked.
+    pub(crate) fn tells_of_conflict(&self) -> bool {
+        self.untold.conflicts.fetch_add(1, AcqRel) < MAX_CONFLICTS
+    }
+
+    /// Somebody is about to look at what it has.
+    pub(crate) fn looked_at(&self) {
+        self.untold.conflicts.store(0, Release);
+        self.untold.changed.store(false, Release);
     }
 
     /// Looks at the presence, for listings.

@@ -3,7 +3,7 @@
 use datapath::DropReason;
 use pnet::packet::tcp::TcpFlags;
 
-use crate::town::{NET, OURS, P1, Plan, ROUTER, SEGMENT, Sent, Town, distant};
+use crate::town::{NET, OURS, P1, Plan, ROUTER, SEGMENT, Sent, Town, distant, on_link};
 use crate::ways::{down, one, up};
 use crate::wire::{ALICE, GATEWAY, Tcp, What, ip};
 
@@ -75,7 +75,7 @@ pub(crate) fn dont_fragment(packet: &mut [u8]) {
 #[test]
 fn without_a_router_there_is_no_way() {
     for (v6, error) in FAMILIES.into_iter().zip([(3, 0), (1, 0)]) {
-        let mut town = Town::new(Plan { routes: false, ..Plan::default() });
+        let mut town = Town::new(Plan { routes: on_link(), ..Plan::default() });
         let packet = ip(ALICE.addr(v6), distant(v6)).udp(4000, 53, b"where?");
         let Err((why, said)) = town.bring(NET, P1, &up(&packet)) else { panic!() };
         assert_eq!(why, DropReason::NoRoute);

@@ -106,14 +106,40 @@ pub(crate) struct Town {
 pub(crate) struct Plan {
     pub(crate) mtu: u16,
     pub(crate) nat: bool,
-    pub(crate) routes: bool,
+    /// Whether our station's addresses have the segment's subnets, or none.
+    pub(crate) subnets: bool,
+    pub(crate) routes: Vec<Hop>,
     pub(crate) flows_of_port: usize,
     pub(crate) published: Vec<(Protocol, u16, IpAddr, u16)>,
 }
 
+/// The ways by the router.
+pub(crate) fn everywhere() -> Vec<Hop> {
+    let by_router = [("0.0.0.0/0", false), ("::/0", true)]
+        .map(|(to, v6)| Hop { to: to.parse().unwrap(), via: Some(ROUTER.addr(v6)) });
+    by_router.to_vec()
+}
+
+/// The segment's subnets.
+pub(crate) fn on_link() -> Vec<Hop> {
+    let subnets = ["198.51.100.0/24", "2001:db8:7::/64"];
+    subnets.map(|to| Hop { to: to.parse().unwrap(), via: None }).to_vec()
+}
+
+fn routes() -> Vec<Hop> {
+    [on_link(), everywhere()].concat()
+}
+
 impl Default for Plan {
     fn default() -> Self {
-        Self { mtu: 1500, nat: true, routes: true, flows_of_port: 1000, published: Vec::new() }
+        Self {
+            mtu: 1500,
+            nat: true,
+            subnets: true,
+            routes: routes(),
+            flows_of_port: 1000,
+            published: Vec::new(),
+        }
     }
 }
 
@@ -137,13 +163,8 @@ impl Town {
                 format!("{}/{}", station.v6, lens.1).parse().unwrap(),
             ],
         };
-        let everywhere = [("0.0.0.0/0", false), ("::/0", true)]
-            .map(|(to, v6)| Hop { to: to.parse().unwrap(), via: Some(ROUTER.addr(v6)) });
-        let outside = Outside {
-            routes: if plan.routes { everywhere.to_vec() } else { Vec::new() },
-            behind: subnets.to_vec(),
-            ..Outside::default()
-        };
+        let outside =
+            Outside { routes: plan.routes, behind: subnets.to_vec(), ..Outside::default() };
         let network = |gateway, mtu, leg| NetworkConfig {
             gateway: Some(gateway),
             uplink: Uplink::Raw(SEGMENT),
@@ -157,10 +178,11 @@ impl Town {
             isolated_from: subnets.to_vec(),
             ..network(gateway(BESIDE_GATEWAY, (24, 64)), 1500, Leg::Inside)
         };
+        let lens = if plan.subnets { (24, 64) } else { (32, 128) };
         let configs = [
             (BESIDE, by_sockets),
             (NET, network(gateway(GATEWAY, (24, 64)), 1500, Leg::Inside)),
-            (SEGMENT, network(gateway(OURS, (24, 64)), plan.mtu, Leg::Uplink(outside))),
+            (SEGMENT, network(gateway(OURS, lens), plan.mtu, Leg::Uplink(outside))),
         ];
         let mut counters = Vec::new();
         let nets = configs.map(|(zone, config)| {

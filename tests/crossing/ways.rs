@@ -1,11 +1,12 @@
 //! There and back: who is shown, where it goes, and that it is one hop older.
 
-use datapath::{DropReason, Gso, Offload};
+use datapath::{DropReason, Gso, Hop, Offload};
 use nat::{Direction, Entry, Owner, Protocol, TransportAddr, Tuple};
 use pnet::packet::tcp::TcpFlags;
 
 use crate::town::{
-    BESIDE, CAROL, FAR, NET, OURS, P1, P2, Plan, ROUTER, SEGMENT, Sent, Town, distant,
+    BESIDE, CAROL, FAR, NET, OURS, P1, P2, Plan, ROUTER, SEGMENT, Sent, Town, distant, everywhere,
+    on_link,
 };
 use crate::wire::{ALICE, BOB, GATEWAY, IpSeen, Seen, Tcp, What, framed, ip};
 
@@ -78,6 +79,34 @@ fn a_neighbour_of_our_station_is_sent_to_without_the_router() {
         let packet = ip(ALICE.addr(v6), FAR.addr(v6)).udp(4000, 53, b"q");
         let sent = town.bring(NET, P1, &up(&packet)).unwrap();
         assert_eq!(one(sent, SEGMENT, P1).dst, FAR.mac);
+    }
+}
+
+/// RFC 1122 §3.3.1.2, RFC 3442: the longest prefix counts, the segment's own subnet among them.
+#[test]
+fn a_route_to_a_part_of_the_segment_is_taken() {
+    for v6 in FAMILIES {
+        let part = if v6 { "2001:db8:7::9/128" } else { "198.51.100.9/32" };
+        let part = Hop { to: part.parse().unwrap(), via: Some(ROUTER.addr(v6)) };
+        let routes = [on_link(), everywhere(), vec![part]].concat();
+        let mut town = Town::new(Plan { routes, ..Plan::default() });
+        let packet = ip(ALICE.addr(v6), FAR.addr(v6)).udp(4000, 53, b"q");
+        let sent = town.bring(NET, P1, &up(&packet)).unwrap();
+        assert_eq!(one(sent, SEGMENT, P1).dst, ROUTER.mac);
+    }
+}
+
+/// Clouds lease addresses of 32 bits and a router outside them.
+#[test]
+fn a_station_without_a_subnet_hears_its_router() {
+    for v6 in FAMILIES {
+        let plan = Plan { subnets: false, routes: everywhere(), ..Plan::default() };
+        let mut town = Town::new(plan);
+        for to in [distant(v6), FAR.addr(v6)] {
+            let packet = ip(ALICE.addr(v6), to).udp(4000, 53, b"q");
+            let sent = town.bring(NET, P1, &up(&packet)).unwrap();
+            assert_eq!(one(sent, SEGMENT, P1).dst, ROUTER.mac);
+        }
     }
 }
 

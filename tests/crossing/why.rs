@@ -5,7 +5,7 @@ use datapath::{DropReason, MacAddr, Offload, Step};
 use nat::Note;
 use pnet::packet::tcp::TcpFlags;
 
-use crate::town::{NET, P1, Plan, SEGMENT, Town, distant};
+use crate::town::{NET, P1, Plan, SEGMENT, Town, distant, on_link};
 use crate::ways::up;
 use crate::wire::{ALICE, Tcp, ip};
 
@@ -47,7 +47,7 @@ fn a_connection_to_the_world_names_its_rule_and_its_mapping() {
 
 #[test]
 fn a_packet_that_does_not_get_through_says_how_far_it_came() {
-    let mut town = Town::new(Plan { routes: false, ..Plan::default() });
+    let mut town = Town::new(Plan { routes: on_link(), ..Plan::default() });
     let frame = up(&ip(ALICE.v4, distant(false)).udp(4000, 53, b"where?"));
     let (steps, notes, dropped) = told(&mut town, &frame);
     assert_eq!(steps.last(), Some(&Step::Cross { segment: SEGMENT, dst: distant(false) }));

@@ -171,15 +171,14 @@ impl Solicit {
     pub(crate) fn heard(&mut self, advert: &Advert<'_>, now: Instant) {
         self.forget(now);
         let via = advert.router;
-        self.routers.retain(|known| known.addr != via);
-        if advert.lifetime > Duration::ZERO {
+        let router =
+            Router { addr: via, preference: advert.preference, ends: now + advert.lifetime };
+        let lasts = advert.lifetime > Duration::ZERO;
+        if lasts {
             // It has answered: nobody need be asked any more (RFC 7559 §2.1).
             self.due = None;
-            if self.routers.len() < MAX_ROUTERS {
-                let ends = now + advert.lifetime;
-                self.routers.push(Router { addr: via, preference: advert.preference, ends });
-            }
         }
+        keep(&mut self.routers, lasts.then_some(router), MAX_ROUTERS, |known| known.addr == via);
         for said in advert.said() {
             match said {
                 Said::Mtu(mtu) if mtu >= MIN_MTU => self.mtu = Some(mtu),
@@ -191,11 +190,11 @@ impl Solicit {
                     }
                 }
                 Said::Route { to, preference, lifetime } => {
-                    self.routes.retain(|known| (known.to, known.via) != (to, via));
                     let lasts = lifetime != Some(Duration::ZERO);
-                    if lasts && self.routes.len() < MAX_ROUTES {
-                        self.routes.push(Route { to, via, preference, ends: end(lifetime, now) });
-                    }
+                    let route = Route { to, via, preference, ends: end(lifetime, now) };
+                    keep(&mut self.routes, lasts.then_some(route), MAX_ROUTES, |known| {
+                        (known.to, known.via) == (to, via)
+                    });
                 }
                 Said::NameServers { addrs, lifetime } => {
                     for addr in addrs.iter().copied().map(Ipv6Addr::from) {
@@ -245,20 +244,12 @@ impl Solicit {
     }
 
     fn hear_name_server(&mut self, addr: Ipv6Addr, lifetime: Lifetime, now: Instant) {
-        let at = self.name_servers.iter().position(|known| known.addr == addr);
-        let ends = end(lifetime, now);
-        match at {
-            Some(at) if lifetime == Some(Duration::ZERO) => {
-                self.name_servers.remove(at);
-            }
-            Some(at) => self.name_servers[at].ends = ends,
-            None if lifetime == Some(Duration::ZERO)
-                || self.name_servers.len() >= MAX_NAME_SERVERS
-                || addr.is_multicast()
-                || addr.is_unspecified()
-                || addr.is_loopback() => {}
-            None => self.name_servers.push(NameServer { addr, ends }),
+        if addr.is_multicast() || addr.is_unspecified() || addr.is_loopback() {
+            return;
         }
+        let lasts = lifetime != Some(Duration::ZERO);
+        let said = lasts.then_some(NameServer { addr, ends: end(lifetime, now) });
+        keep(&mut self.name_servers, said, MAX_NAME_SERVERS, |known| known.addr == addr);
     }
 
     /// The addresses that prefixes and `interface`, the lower half of an address, make.
@@ -298,6 +289,19 @@ impl Solicit {
     /// The MTU the routers say the segment has.
     pub(crate) const fn mtu(&self) -> Option<u32> {
         self.mtu
+    }
+}
+
+/// Takes what is `said` in the place of what `is_it`, so that who speaks often does not change the order, or
+/// at the end of a list that is not full; `None` takes it off.
+fn keep<T>(list: &mut Vec<T>, said: Option<T>, most: usize, is_it: impl Fn(&T) -> bool) {
+    match (list.iter().position(is_it), said) {
+        (Some(at), Some(said)) => list[at] = said,
+        (Some(at), None) => {
+            list.remove(at);
+        }
+        (None, Some(said)) if list.len() < most => list.push(said),
+        (None, _) => {}
     }
 }
 

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use datapath::neighbour::Reachability;
 use datapath::presence::{Addressing, Change, Heard, Presence, PresenceConfig};
 use datapath::stats::PortCounters;
 use datapath::{Body, IpMtu, MacAddr, Offload, Outbox, PortId, PortTotals, Received};
@@ -140,6 +141,15 @@ impl Lab {
     }
 
     pub(crate) fn next_hop(&self, to: &str) -> Option<IpAddr> {
-        datapath::hop::next_hop(self.presence.routes(), craft::ip(to))
+        self.next_hop_where(to, |_| Reachability::Unknown)
+    }
+
+    /// The same where these neighbours are known to be there or not.
+    pub(crate) fn next_hop_where(
+        &self,
+        to: &str,
+        reachability: impl Fn(IpAddr) -> Reachability,
+    ) -> Option<IpAddr> {
+        datapath::hop::next_hop(self.presence.routes(), craft::ip(to), reachability)
     }
 }

@@ -2,6 +2,7 @@
 
 use std::net::Ipv6Addr;
 
+use datapath::neighbour::Reachability;
 use datapath::presence::{Addressing, Change, Heard, Lost, Origin, PresenceConfig, Standing};
 use datapath::{DropReason, IpMtu};
 use smoltcp::time::{Duration, Instant};
@@ -227,6 +228,43 @@ fn rfc_4191_section_2_1_default_routers_by_preference_and_as_long_as_they_live()
     lab.bring(&advert_from(THEM, &[head(0, HIGH)]));
     assert_eq!(lab.routes(), [via(third)]);
     assert!(lab.changes().contains(&Change::Routes));
+}
+
+#[test]
+fn rfc_4861_section_6_3_6_a_router_known_to_be_there_comes_before_one_that_is_silent() {
+    let mut lab = ready();
+    for router in [ROUTER, THEM] {
+        lab.bring(&advert_from(router, &[head(1800, 0)]));
+    }
+    let to = "2001:db8:ffff::1";
+    let (first, second) = (link_local(ROUTER).into(), link_local(THEM).into());
+    let by = |first_is, second_is| {
+        let of = |addr| if addr == first { first_is } else { second_is };
+        lab.next_hop_where(to, of)
+    };
+    assert_eq!(by(Reachability::Unknown, Reachability::Unknown), Some(first));
+    assert_eq!(by(Reachability::Probable, Reachability::Probable), Some(first));
+    assert_eq!(by(Reachability::Suspect, Reachability::Suspect), Some(first));
+    assert_eq!(by(Reachability::Suspect, Reachability::Unknown), Some(second), "the next is tried");
+    assert_eq!(by(Reachability::Unknown, Reachability::Probable), Some(second));
+}
+
+#[test]
+fn rfc_4861_section_6_3_4_who_advertises_again_does_not_change_the_order() {
+    let mut lab = ready();
+    let said = |servers_of: &str| {
+        [head(1800, 0), route(48, 0, 600, "2001:db8:a::"), servers(600, &[servers_of])]
+    };
+    lab.bring(&advert_from(ROUTER, &said("2001:db8::1")));
+    lab.bring(&advert_from(THEM, &said("2001:db8::2")));
+    let (routes, dns) = (lab.routes(), lab.presence.dns().to_vec());
+    lab.changes();
+    for _ in 0..3 {
+        lab.bring(&advert_from(ROUTER, &said("2001:db8::1")));
+        lab.bring(&advert_from(THEM, &said("2001:db8::2")));
+    }
+    assert_eq!((lab.routes(), lab.presence.dns()), (routes, &dns[..]));
+    assert_eq!(lab.changes(), []);
 }
 
 #[test]
