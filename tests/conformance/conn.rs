@@ -56,7 +56,7 @@ impl End<'_> {
     }
 
     /// Waits for these octets in order, and acknowledges them.
-    fn takes(&mut self, data: &[u8]) -> Verdict {
+    pub(crate) fn takes(&mut self, data: &[u8]) -> Verdict {
         let mut left = data;
         while !left.is_empty() {
             let next = self.ack;
@@ -98,7 +98,18 @@ impl<'s> Conn<'s> {
         outside: &'s Station,
         to: SocketAddr,
     ) -> Result<Self, String> {
-        let mut near = End { station: inside, own: from, peer: to, seq: 1000, ack: 0 };
+        Self::open_at(inside, from, outside, to, 1000)
+    }
+
+    /// With this for the inside's first sequence number, and as far from the usual one outside.
+    pub(crate) fn open_at(
+        inside: &'s Station,
+        from: SocketAddr,
+        outside: &'s Station,
+        to: SocketAddr,
+        seq: u32,
+    ) -> Result<Self, String> {
+        let mut near = End { station: inside, own: from, peer: to, seq, ack: 0 };
         let mut syn = near.segment(SYN);
         syn.options = MSS.to_vec();
         near.send(&syn);
@@ -109,7 +120,7 @@ impl<'s> Conn<'s> {
         })?;
         let ack = first.segment().unwrap().seq.wrapping_add(1);
         let peer = first.from().unwrap();
-        let mut far = End { station: outside, own: to, peer, seq: 500_000, ack };
+        let mut far = End { station: outside, own: to, peer, seq: 499_000 + seq, ack };
         let mut answer = far.segment(SYN | ACK);
         answer.options = MSS.to_vec();
         far.send(&answer);

@@ -18,6 +18,7 @@ mod packet;
 mod subject;
 mod wire;
 
+mod again;
 mod conn;
 mod crowd;
 mod errors;
@@ -25,6 +26,7 @@ mod exhaustion;
 mod filtering;
 mod given;
 mod icmp;
+mod inward;
 mod mapping;
 mod matrix;
 mod pieces;
@@ -36,6 +38,7 @@ mod roam;
 mod roamed_tcp;
 mod routed;
 mod router;
+mod scope;
 mod segment;
 mod shared;
 mod size;
@@ -97,6 +100,12 @@ impl Of {
 
 /// What is required and not so yet.
 const NOT_YET: &[(Subject, &str)] = &[
+    (Subject::Sockets, "a_port_connects_again_once_its_connection_has_ended"),
+    (Subject::Sockets, "both_may_end_at_once"),
+    (Subject::Raw, "who_has_forgotten_a_connection_may_begin_it_anew"),
+    (Subject::Raw, "half_open_connections_shut_nobody_out"),
+    (Subject::Sockets, "a_flood_of_strangers_shuts_nobody_out"),
+    (Subject::Raw, "redirects_and_source_quench_are_not_let_in"),
     (Subject::Raw, "a_change_to_an_address_that_somebody_has_changes_nothing"),
     (Subject::Raw, "pieces_are_routed_one_by_one"),
 ];
@@ -146,14 +155,17 @@ fn all() -> Vec<Probe> {
         exhaustion::PROBES,
         filtering::PROBES,
         tcp::PROBES,
+        again::PROBES,
         stream::PROBES,
         icmp::PROBES,
         router::PROBES,
+        scope::PROBES,
         size::PROBES,
         pieces::PROBES,
         reassembly::PROBES,
         published::PROBES,
         refusal::PROBES,
+        inward::PROBES,
         crowd::PROBES,
         timers::PROBES,
         segment::PROBES,

@@ -41,7 +41,7 @@ fn cell(subject: Subject, probe: &Probe) -> (String, Vec<String>) {
     (marks, wrongs)
 }
 
-/// `PROBE` and `SUBJECTS` in the environment choose by part of a name or number.
+/// `PROBE` and `SUBJECTS` in the environment choose by part of a name, number or file.
 pub(crate) fn matrix() -> Result<(), Failed> {
     PATIENCE.store(4, Relaxed);
     let chosen = |what: &str, names: &[&str]| match std::env::var(what) {
@@ -50,7 +50,9 @@ pub(crate) fn matrix() -> Result<(), Failed> {
     };
     let subjects = Subject::ALL.into_iter().filter(|s| chosen("SUBJECTS", &[s.name()]));
     let subjects: Vec<_> = subjects.filter(|subject| subject.is_here()).collect();
-    let probes = crate::all().into_iter().filter(|probe| chosen("PROBE", &[probe.id, probe.name]));
+    let probes = crate::all()
+        .into_iter()
+        .filter(|probe| chosen("PROBE", &[probe.id, probe.module, probe.name]));
     let probes: Vec<_> = probes.collect();
     let jobs: Vec<_> = (0..probes.len() * subjects.len()).collect();
     let next = AtomicUsize::new(0);

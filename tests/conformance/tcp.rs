@@ -296,6 +296,8 @@ fn traffic_after_a_reset_keeps_the_mapping(lab: &Lab, family: Family) -> Verdict
     conn.lives()?;
     conn.outside.send(&Segment::new(RST, conn.outside.seq, 0));
     conn.inside.wait("the reset", |segment| segment.has(RST))?;
+    // From outside first, as nothing from inside has made it anew.
+    conn.inwards(b"after the reset")?;
     conn.lives()?;
     let mut next = Conn::open(&inside, own, &outside, outside.at(family, 81))?;
     ensure!(next.outside.peer == conn.outside.peer, "another mapping: {}", next.outside.peer);
