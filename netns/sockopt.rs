@@ -123,6 +123,21 @@ pub fn notsent(fd: impl AsFd) -> io::Result<usize> {
     count(fd, SIOCOUTQNSD)
 }
 
+/// Asks for where the extension objects of an ICMP error begin, which is told with it on the error queue:
+/// `IP_RECVERR_RFC4884`, `IPV6_RECVERR_RFC4884` (ip(7); `struct sock_ee_data_rfc4884`).
+///
+/// # Errors
+/// `ENOPROTOOPT` before Linux 5.9.
+pub fn want_error_objects(fd: impl AsFd, v4: bool) -> io::Result<()> {
+    // <linux/in.h>, <linux/in6.h>; libc has neither.
+    const IP_RECVERR_RFC4884: libc::c_int = 26;
+    const IPV6_RECVERR_RFC4884: libc::c_int = 31;
+    match v4 {
+        true => set_int(fd, libc::IPPROTO_IP, IP_RECVERR_RFC4884, 1),
+        false => set_int(fd, libc::IPPROTO_IPV6, IPV6_RECVERR_RFC4884, 1),
+    }
+}
+
 fn count(fd: impl AsFd, request: libc::Ioctl) -> io::Result<usize> {
     let mut octets: libc::c_int = 0;
     // SAFETY: `octets` lives across the call and is the one int each of these requests writes (tcp_ioctl).

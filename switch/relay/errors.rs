@@ -12,6 +12,8 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg};
 
+use crate::context::Context;
+use crate::quote::Quoted;
 use crate::socket;
 
 /// Octets of a packet an error brings back at most (RFC 4443 §2.4 (c)).
@@ -36,6 +38,9 @@ pub(crate) struct HostError {
     pub(crate) local: Option<IpAddr>,
     /// What came back of it, from behind its UDP header on; of other protocols, from their header on.
     pub(crate) payload: Vec<u8>,
+    /// What whoever said so had to say beside that, header first (RFC 4884 §7): the labels the packet had
+    /// (RFC 4950), the interface it came by (RFC 5837).
+    objects: Vec<u8>,
 }
 
 impl HostError {
@@ -50,6 +55,19 @@ impl HostError {
         !self.is_icmp() && self.errno == libc::EMSGSIZE
     }
 
+    /// Tells a container of it: `what`, about the packet `quoted` of its own, with all that was said beside.
+    pub(crate) fn tell(
+        &self,
+        (to, from): (IpAddr, Option<IpAddr>),
+        what: IcmpError,
+        quoted: Quoted<'_>,
+        ctx: &mut Context<'_>,
+    ) {
+        let mut quoted = quoted.when(what).packet();
+        let what = extend(what, &mut quoted, &self.objects, to.is_ipv6());
+        ctx.dp.tell_about(to, from, what, &quoted, ctx.now, ctx.out);
+    }
+
     /// The message for the container about a datagram: for one nobody listens to there is no reset, so
     /// a refusal is told by ICMP, too.
     pub(crate) fn as_icmp_for(&self, protocol: Protocol) -> Option<IcmpError> {
@@ -62,9 +80,13 @@ impl HostError {
     /// The message for the container.
     pub(crate) fn as_icmp(&self) -> Option<IcmpError> {
         if self.is_icmp() {
-            // The kernel has taken the pointer of a parameter problem out of its word (`icmp_unreach`).
-            let pointer = self.origin == libc::SO_EE_ORIGIN_ICMP && self.kind == 12;
-            let word = if pointer { self.info << 24 } else { self.info };
+            let word = match (self.origin, self.kind) {
+                // The kernel has taken the pointer of a parameter problem out of its word (`icmp_unreach`).
+                (libc::SO_EE_ORIGIN_ICMP, 12) => self.info << 24,
+                // Where objects began is as it may (RFC 4884 §4.4, §4.5).
+                (libc::SO_EE_ORIGIN_ICMP6, 1 | 3) => 0,
+                _ => self.info,
+            };
             return Some(IcmpError::Told { kind: self.kind, code: self.code, word });
         }
         match Errno::from_raw(self.errno) {
@@ -72,6 +94,22 @@ impl HostError {
             errno => icmp_for(errno),
         }
     }
+}
+
+/// The error with the objects behind what it quotes, padded as RFC 4884 §5.1 has it, and the word that says
+/// where they begin.
+fn extend(what: IcmpError, quoted: &mut Vec<u8>, objects: &[u8], v6: bool) -> IcmpError {
+    /// Octets of what is quoted at least where something follows it.
+    const LEAST: usize = 128;
+    let IcmpError::Told { kind, code, word } = what else { return what };
+    // How much an error may quote (RFC 1812 §4.3.2.3, RFC 4443 §2.4 (c)), the unit of length and its place.
+    let (most, unit, place) = if v6 { (1280 - 48, 8, 24) } else { (576 - 28, 4, 16) };
+    let len = quoted.len().next_multiple_of(unit).max(LEAST);
+    let units = u8::try_from(len / unit).ok().filter(|_| len + objects.len() <= most);
+    let Some(units) = units.filter(|_| !objects.is_empty()) else { return what };
+    quoted.resize(len, 0);
+    quoted.extend_from_slice(objects);
+    IcmpError::Told { kind, code, word: word | u32::from(units) << place }
 }
 
 /// The ICMP error that makes a container's kernel report the same errno; none for a connection the far
@@ -131,6 +169,12 @@ fn read_one(fd: i32) -> Option<HostError> {
     }
     let (error, offender) = told?;
     payload.truncate(len);
+    // `struct sock_ee_data_rfc4884`: how far behind what came back the objects are; 0, where there are none.
+    let [low, high, ..] = error.ee_data.to_ne_bytes();
+    let objects = match usize::from(u16::from_ne_bytes([low, high])) {
+        0 => Vec::new(),
+        at => payload.split_off(at.min(len)),
+    };
     Some(HostError {
         errno: i32::try_from(error.ee_errno).unwrap_or(libc::EIO),
         origin: error.ee_origin,
@@ -142,6 +186,7 @@ fn read_one(fd: i32) -> Option<HostError> {
         dst,
         local,
         payload,
+        objects,
     })
 }
 
@@ -168,8 +213,35 @@ mod tests {
                 dst: None,
                 local: None,
                 payload: Vec::new(),
+                objects: Vec::new(),
             };
             assert_eq!(error.as_icmp(), Some(IcmpError::Told { kind, code: 0, word }));
+        }
+    }
+    /// RFC 4884 §4, §5.1: what is quoted is as long as its unit of 32 or 64 bits, and 128 octets at least, where
+    /// objects follow; those that do not fit are left behind.
+    #[test]
+    fn i4_objects_stand_behind_what_is_quoted() {
+        let told = |word| IcmpError::Told { kind: 11, code: 0, word };
+        let objects = [0x20, 0, 0, 0, 0, 8, 1, 1, 0x01, 0x23, 0x45, 0xff];
+        for (len, v6, padded, word) in [
+            (28, false, 128, 32 << 16),
+            (130, false, 132, 33 << 16),
+            (48, true, 128, 16 << 24),
+            (130, true, 136, 17 << 24),
+            (536, false, 536, 134 << 16),
+        ] {
+            let mut quoted = vec![7; len];
+            assert_eq!(extend(told(0), &mut quoted, &objects, v6), told(word));
+            assert_eq!(quoted.len(), padded + objects.len());
+            assert!(
+                quoted.ends_with(&objects) && quoted[len..padded].iter().all(|octet| *octet == 0)
+            );
+        }
+        for (len, objects) in [(537, &objects[..]), (300, &[])] {
+            let mut quoted = vec![7; len];
+            assert_eq!(extend(told(0), &mut quoted, objects, false), told(0));
+            assert_eq!(quoted.len(), len);
         }
     }
 }

@@ -342,8 +342,8 @@ fn take_errors(published: &UdpPublished, ctx: &mut Context<'_>) {
             false => offender,
         });
         let payload = (&error.payload[..], error.payload.len());
-        let quoted = Quoted::datagram(inside, outside, payload).when(what).packet();
-        ctx.dp.tell_about(inside.addr, offender, what, &quoted, ctx.now, ctx.out);
+        let quoted = Quoted::datagram(inside, outside, payload);
+        error.tell((inside.addr, offender), what, quoted, ctx);
     }
 }
 

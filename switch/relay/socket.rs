@@ -20,12 +20,16 @@ fn new(addr: IpAddr, kind: SockType, protocol: Option<SockProtocol>) -> io::Resu
     Ok(socket::socket(family, kind, flags, protocol)?)
 }
 
-/// Asks for ICMP errors on the error queue (`IP_RECVERR` in ip(7)).
+/// Asks for ICMP errors on the error queue (`IP_RECVERR` in ip(7)), and where their extension objects begin.
 pub(crate) fn want_errors(fd: &impl AsFd, v4: bool, wanted: bool) -> io::Result<()> {
     if v4 {
         socket::setsockopt(fd, sockopt::Ipv4RecvErr, &wanted)?;
     } else {
         socket::setsockopt(fd, sockopt::Ipv6RecvErr, &wanted)?;
+    }
+    if wanted {
+        // An older kernel knows nothing of them: then they are left behind.
+        let _ = netns::sockopt::want_error_objects(fd, v4);
     }
     Ok(())
 }

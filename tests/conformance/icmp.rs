@@ -21,10 +21,10 @@ probes! {
         "I1" ANY two_containers_with_one_identifier_get_their_own_answers;
         "I4" ANY an_error_about_a_datagram_comes_in_as_it_is_inside;
         "I4" ANY an_error_about_an_echo_comes_in_as_it_is_inside;
+        "I4" ANY an_errors_extension_objects_come_in_unharmed;
     }
     Raw {
         "I3" V4 an_error_with_a_wrong_quoted_checksum_is_dropped;
-        "I4" ANY an_errors_extension_objects_come_in_unharmed;
         "I5" ANY the_insides_error_goes_out_as_it_is_outside;
     }
 }

@@ -400,15 +400,7 @@ impl Datagrams {
                 Protocol::Udp => Quoted::datagram(src, dst, (&error.payload, error.payload.len())),
                 protocol => Quoted::echo(protocol, src, dst, &error.payload),
             };
-            let to = mapping.inside.addr;
-            ctx.dp.tell_about(
-                to,
-                error.offender,
-                what,
-                &quoted.when(what).packet(),
-                ctx.now,
-                ctx.out,
-            );
+            error.tell((mapping.inside.addr, error.offender), what, quoted, ctx);
         }
     }
 

@@ -272,18 +272,24 @@ impl Tcp {
     /// The far side cannot be reached: tells the container how, and forgets the flow.
     fn refuse(&mut self, key: Key, errno: Errno, ctx: &mut Context<'_>) {
         let Some(mut flow) = self.take(key, ctx) else { return };
-        let told = errors::read(&flow.stream).next();
-        let (from, what) = match told {
-            Some(error) if error.is_icmp() => (error.offender, error.as_icmp()),
-            _ => (None, errors::icmp_for(errno)),
+        let told = errors::read(&flow.stream).next().filter(errors::HostError::is_icmp);
+        let what = match &told {
+            Some(error) => error.as_icmp(),
+            None => errors::icmp_for(errno),
         };
         flow.entry.set_state(TcpState::Close);
         match what {
             Some(what) if errno != Errno::ECONNREFUSED => {
                 let seq = (flow.rcv.nxt - 1).0;
-                let quoted =
-                    Quoted::segment(flow.inside(), flow.outside(), seq).when(what).packet();
-                ctx.dp.tell_about(flow.inside().addr, from, what, &quoted, ctx.now, ctx.out);
+                let quoted = Quoted::segment(flow.inside(), flow.outside(), seq);
+                let to = flow.inside().addr;
+                match told {
+                    Some(error) => error.tell((to, error.offender), what, quoted, ctx),
+                    None => {
+                        let quoted = quoted.packet();
+                        ctx.dp.tell_about(to, None, what, &quoted, ctx.now, ctx.out);
+                    }
+                }
             }
             _ => {
                 let reset = flow.control(RST_ACK, flow.snd.nxt);
