@@ -400,10 +400,10 @@ impl Nat {
         self.mappings.forget(|external| external.zone == zone && gone(external.addr));
     }
 
-    /// An identification for a packet that may be cut on its way (RFC 6864 §4.1): containers behind one
-    /// address must not use the same at a time.
-    pub(crate) fn next_identification(&self) -> u32 {
-        self.identification.fetch_add(1, Relaxed)
+    /// Identifications for so many packets that may be cut on their way (RFC 6864 §4.1), the first of them:
+    /// containers behind one address must not use the same at a time.
+    pub(crate) fn identifications(&self, packets: u16) -> u32 {
+        self.identification.fetch_add(packets.into(), Relaxed)
     }
 
     fn fragments(&self) -> MutexGuard<'_, Fragments> {

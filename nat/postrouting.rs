@@ -35,6 +35,9 @@ pub enum Sent {
     Whole,
     /// In these pieces, in this order.
     Pieces(Vec<Vec<u8>>),
+    /// As it stands, but its segments are longer than the egress carries: once they are made, each is to be
+    /// [cut](Nat::cut).
+    LongSegments,
 }
 
 /// Source ports tried for a client whose own is taken.
@@ -396,15 +399,15 @@ impl Nat {
         notes: &mut N,
     ) -> Result<Sent, Refused> {
         let headers = passage.headers;
-        let len = match passage.undone.segment {
-            Some(segment) => segment_len(packet, &headers, segment),
-            None => headers.end,
+        let (count, len) = match passage.undone.segment {
+            Some(segment) => segments(packet, &headers, segment),
+            None => (1, headers.end),
         };
         let whole = len <= usize::from(egress.mtu);
         // Pieces may become pieces again, no longer than they were; a whole packet only where its sender
-        // allows it, and not one still to be segmented.
+        // allows it.
         let pieces_fit = largest.is_some_and(|largest| largest <= egress.mtu);
-        let may_cut = (passage.may_cut || pieces_fit) && passage.undone.segment.is_none();
+        let may_cut = passage.may_cut || pieces_fit;
         let mtu = largest.map_or(egress.mtu, |largest| largest.min(egress.mtu));
         let cut = may_cut && fragments::can_cut(packet, &headers, mtu);
         if !whole && !cut {
@@ -421,17 +424,31 @@ impl Nat {
         }
         let shown = passage.came.is_some_and(|came| came.src.addr != headers.src);
         if shown && !headers.v6() && !headers.dont_fragment {
-            passage.renumbered = Some(renumber(packet, self.short_identification()));
+            passage.renumbered = Some(renumber(packet, self.short_identification(count)));
         }
         if whole {
             return Ok(Sent::Whole);
+        }
+        if passage.undone.segment.is_some() {
+            return Ok(Sent::LongSegments);
         }
         if passage.undone.partial {
             rewrite::complete(packet, &headers);
             passage.undone.partial = false;
         }
-        let pieces = fragments::cut(packet, &headers, mtu, self.next_identification());
+        let pieces = fragments::cut(packet, &headers, mtu, self.identifications(1));
         pieces.map(Sent::Pieces).ok_or_else(|| passage.too_big(egress.mtu))
+    }
+
+    /// Cuts a packet that a frame with [long segments](Sent::LongSegments) has become into pieces of at most
+    /// `mtu` octets, in order: itself, if it fits. None if it cannot be cut, which postrouting has seen to.
+    #[must_use]
+    pub fn cut(&self, packet: &[u8], mtu: u16) -> Option<Vec<Vec<u8>>> {
+        let headers = Headers::parse(packet).ok()?;
+        if headers.end <= usize::from(mtu) {
+            return Some(vec![packet[..headers.end].to_vec()]);
+        }
+        fragments::cut(packet, &headers, mtu, self.identifications(1))
     }
 }
 
@@ -455,13 +472,15 @@ const fn most_payload(mtu: u16, v6: bool) -> u16 {
     mtu.saturating_sub(if v6 { 60 } else { 40 })
 }
 
-/// Octets of the longest packet a frame will be cut into.
-fn segment_len(packet: &[u8], headers: &Headers, segment: u16) -> usize {
+/// How many packets a frame will be cut into, and octets of the longest.
+fn segments(packet: &[u8], headers: &Headers, segment: u16) -> (u16, usize) {
     let header = match headers.protocol {
         Protocol::Tcp => {
             usize::from(packet.get(headers.transport + 12).map_or(0, |at| at >> 4)) * 4
         }
         _ => 8,
     };
-    headers.end.min(headers.transport + header + usize::from(segment))
+    let (segment, payload) = (usize::from(segment), headers.transport + header);
+    let count = headers.end.saturating_sub(payload).div_ceil(segment.max(1)).max(1);
+    (u16::try_from(count).unwrap_or(u16::MAX), headers.end.min(payload + segment))
 }

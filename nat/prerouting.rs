@@ -206,7 +206,7 @@ impl Nat {
             let octets = packet.octets_mut();
             passage.headers = rewrite::rewrite(octets, &passage.headers, to, passage.undone);
         } else {
-            let id = self.short_identification();
+            let id = self.short_identification(1);
             let made = siit::translate(packet, &passage.headers, to, id, passage.undone);
             let (headers, former) = made.map_err(Refused::silently)?;
             (passage.headers, passage.former) = (headers, Some(former));
@@ -217,10 +217,10 @@ impl Nat {
         Ok(())
     }
 
-    /// An identification of 16 bits.
+    /// An identification of 16 bits, and those that follow it for as many packets as there are.
     #[expect(clippy::cast_possible_truncation, reason = "the low half of a counter counts, too")]
-    pub(crate) fn short_identification(&self) -> u16 {
-        self.next_identification() as u16
+    pub(crate) fn short_identification(&self, packets: u16) -> u16 {
+        self.identifications(packets) as u16
     }
 
     /// An ICMP error: finds the flow of the packet it quotes.
@@ -249,7 +249,7 @@ impl Nat {
         if sent.src.addr.is_ipv6() == headers.v6() {
             passage.headers = icmp::rewrite(packet.octets_mut(), &headers, &quoted, &sent);
         } else {
-            let id = self.short_identification();
+            let id = self.short_identification(1);
             let made = siit::translate_error(packet, &headers, &quoted, &sent, id);
             let (headers, former) = made.map_err(Refused::silently)?;
             (passage.headers, passage.former) = (headers, Some(former));

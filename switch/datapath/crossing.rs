@@ -25,7 +25,7 @@ use crate::neighbour::Pending;
 use crate::offload::{Gso, OFFLOAD_HEADER_LEN, Offload};
 use crate::outbox::Outbox;
 use crate::packet::{Fragment, Packet};
-use crate::port::{ETHERNET_HEADER_LEN, Payer, PortId};
+use crate::port::{ETHERNET_HEADER_LEN, MacAddr, Payer, PortId};
 use crate::slot::{self, SPARE, Slot};
 use crate::why::Silent;
 
@@ -233,7 +233,7 @@ impl Crossing {
         let egress = Egress { zone, inside: zone != self.segment, mtu: mtu.0, addresses };
         match self.nat.postrouting(slot, &mut passage, &egress, largest, now, notes) {
             Err(refused) => return Err(teller.refuse(legs, slot, refused)),
-            Ok(Sent::Whole) => {
+            Ok(sent @ (Sent::Whole | Sent::LongSegments)) => {
                 slot.age();
                 let mut offload = arrival.offload;
                 if passage.changed_version() {
@@ -241,7 +241,15 @@ impl Crossing {
                     offload = slot::undone_in_version(offload, headers.v6(), headers.transport);
                 }
                 let payer = payer_of(arrival, zone);
-                dp.send_onward(slot, (next, station), payer, offload, now, teller.out);
+                if sent == Sent::Whole {
+                    dp.send_onward(slot, (next, station), payer, offload, now, teller.out);
+                } else {
+                    // Each piece is addressed by itself; the frame shall say what it is by now.
+                    slot.address(MacAddr([0; 6]), MacAddr([0; 6]));
+                    let cut = |packet: &[u8]| self.nat.cut(packet, mtu.0);
+                    let frame = slot.frame();
+                    dp.send_in_pieces(frame, offload, cut, next, payer, now, teller.out)?;
+                }
             }
             Ok(Sent::Pieces(pieces)) => {
                 let payer = payer_of(arrival, zone);

@@ -6,9 +6,9 @@
 
 use std::net::IpAddr;
 
-use nat::{Owner, Protocol, Zone};
+use nat::{Headers, Owner, Protocol, Zone};
 use smoltcp::time::Instant;
-use smoltcp::wire::{EthernetProtocol, IPV4_HEADER_LEN, Ipv4Packet};
+use smoltcp::wire::EthernetProtocol;
 
 use crate::bridge::{Datapath, Decision, Received};
 use crate::drop::DropReason;
@@ -25,6 +25,7 @@ use crate::port::{IpMtu, MacAddr, PortId};
 use crate::reset;
 use crate::resolve::{self, Announcement};
 use crate::route::Route;
+use crate::slot;
 use crate::why::{Silent, Step, Why};
 
 impl Datapath {
@@ -416,40 +417,31 @@ impl Datapath {
         let mtu = self.mtu_towards(packet.dst, now);
         let octets = &received.frame[..packet.end];
         let fits = received.offload.longest_packet(octets) <= usize::from(mtu.0);
-        let plain_header = packet.dst.is_ipv4() && packet.transport == Packet::IP + IPV4_HEADER_LEN;
-        let may_cut = plain_header
-            && !packet.dont_fragment
-            && packet.fragment == Fragment::Whole
-            && received.offload.gso == Gso::None;
+        let may_cut = !packet.dont_fragment && packet.fragment == Fragment::Whole;
         if !fits && !may_cut {
             self.tell(received, packet, IcmpError::TooBig(mtu.0.into()), now, out);
             return Err(DropReason::TooBig);
         }
-        let built = out.build(packet.end);
-        let copy = out.frame_mut(built);
-        copy.copy_from_slice(octets);
-        copy[6..12].copy_from_slice(own_mac.as_bytes());
-        let mut identification = 0;
-        match packet.dst {
-            IpAddr::V4(_) => {
-                copy[Packet::IP + 8] -= 1;
-                let mut ip = Ipv4Packet::new_unchecked(&mut copy[Packet::IP..]);
-                ip.fill_checksum();
-                identification = ip.ident();
-            }
-            IpAddr::V6(_) => copy[Packet::IP + 7] -= 1,
-        }
+        // The padding is gone, so a hint that counted it would reach beyond the frame.
+        let most = u16::try_from(packet.end).unwrap_or(u16::MAX);
+        let header_len = received.offload.header_len.min(most);
+        let offload = Offload { header_len, ..received.offload };
         if fits {
-            // The padding is gone, so a hint that counted it would reach beyond the frame.
-            let most = u16::try_from(packet.end).unwrap_or(u16::MAX);
-            let header_len = received.offload.header_len.min(most);
-            let offload = Offload { header_len, ..received.offload };
+            let built = out.build(packet.end);
+            let copy = out.frame_mut(built);
+            copy.copy_from_slice(octets);
+            copy[6..12].copy_from_slice(own_mac.as_bytes());
+            slot::age(&mut copy[Packet::IP..]);
             self.send_for(received.port, built, packet.dst, offload, now, out);
         } else {
-            Offload { header_len: 0, ..received.offload }.complete(copy)?;
-            for piece in fragment(out, built, mtu, identification) {
-                self.send_for(received.port, piece, packet.dst, Offload::NONE, now, out);
-            }
+            let mut copy = octets.to_vec();
+            slot::age(&mut copy[Packet::IP..]);
+            let cut = |packet: &[u8]| {
+                let headers = Headers::parse(packet).ok()?;
+                nat::fragments::cut(packet, &headers, mtu.0, 0)
+            };
+            let payer = received.port.into();
+            self.send_in_pieces(&copy, offload, cut, packet.dst, payer, now, out)?;
         }
         Ok(Decision::Consumed)
     }

@@ -12,6 +12,7 @@ use crate::drop::DropReason;
 use crate::offload::Offload;
 use crate::outbox::{Body, Outbox};
 use crate::port::{ETHERNET_HEADER_LEN, IpMtu, MacAddr, Payer};
+use crate::segment::segment;
 use crate::slot::Slot;
 
 impl Datapath {
@@ -54,6 +55,33 @@ impl Datapath {
                 self.send_for(payer, built, next, offload, now, out);
             }
         }
+    }
+
+    /// Does what is left undone on a frame, and sends the packets it holds to the neighbour `next`, each in the
+    /// pieces that `cut` makes of it.
+    ///
+    /// # Errors
+    ///
+    /// As [`segment`]; nothing was sent then.
+    #[expect(clippy::too_many_arguments, reason = "all of them differ from frame to frame")]
+    pub(crate) fn send_in_pieces(
+        &mut self,
+        frame: &[u8],
+        offload: Offload,
+        cut: impl Fn(&[u8]) -> Option<Vec<Vec<u8>>>,
+        next: IpAddr,
+        payer: Payer,
+        now: Instant,
+        out: &mut Outbox,
+    ) -> Result<(), DropReason> {
+        let mut pieces = Vec::new();
+        segment(frame, offload, &mut Vec::new(), &mut |plain| {
+            pieces.extend(cut(&plain[ETHERNET_HEADER_LEN..]).unwrap_or_default());
+        })?;
+        for piece in pieces {
+            self.send_packet(&piece, next, payer, now, out);
+        }
+        Ok(())
     }
 
     /// Sends a packet that has no frame yet to the neighbour `next`.

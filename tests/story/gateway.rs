@@ -392,6 +392,42 @@ fn a_datagram_too_long_for_the_next_link_goes_on_in_pieces() {
     assert_eq!(whole, packet[20..]);
 }
 
+/// Options of a header stand in every piece if they say so (RFC 791 §3.1); a frame still to be segmented is cut
+/// segment by segment.
+#[test]
+fn whatever_may_be_cut_goes_on_in_pieces() {
+    let mut lab = lab_with_narrow_bob();
+    let payload: Vec<u8> = (0..4000u32).map(|n| n.to_le_bytes()[0]).collect();
+    // Router alert (RFC 2113), which is copied.
+    let options = ip(ALICE.v4, BOB.v4).options(&[148, 4, 0, 0]);
+    let long = options.udp(1, 2, &payload[..1440]);
+    let pieces = lab.inject(P1, &up(&long)).taken_sending();
+    assert_eq!(pieces.len(), 2, "{}", lab.report());
+    let segmented = ip(ALICE.v4, BOB.v4).udp(1, 2, &payload);
+    let mut frame = up(&segmented);
+    let offload = Offload::for_udp(&mut frame, 1440).unwrap();
+    let pieces = lab.inject_with(P1, &frame, offload).taken_sending();
+    // Two of 1,440 octets in two pieces each, and the rest.
+    assert_eq!(pieces.len(), 5, "{}", lab.report());
+    let mut got: Vec<u8> = Vec::new();
+    let mut datagram: Vec<u8> = Vec::new();
+    for (port, seen) in &pieces {
+        assert_eq!((*port, seen.dst), (P2, BOB.mac));
+        match &seen.what {
+            What::Piece { at, more, octets, .. } => {
+                assert_eq!(*at, datagram.len());
+                datagram.extend(octets);
+                if !more {
+                    got.extend(&std::mem::take(&mut datagram)[8..]);
+                }
+            }
+            What::Udp { payload, .. } => got.extend(payload),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(got == payload);
+}
+
 /// A kernel refuses a frame whose hint of its headers' length reaches behind it.
 #[test]
 fn what_is_turned_round_without_its_padding_has_a_hint_within_it() {

@@ -210,7 +210,7 @@ impl Lab {
         let mtu = if inside { 1500 } else { self.mtu };
         let egress = Egress { zone, inside, mtu, addresses: &addresses };
         match nat.postrouting(frame, &mut passage, &egress, largest, now, &mut NoNotes)? {
-            Sent::Whole => Ok(vec![frame.octets().to_vec()]),
+            Sent::Whole | Sent::LongSegments => Ok(vec![frame.octets().to_vec()]),
             Sent::Pieces(pieces) => Ok(pieces),
         }
     }

@@ -68,6 +68,11 @@ fn connect(lab: &mut Lab, client: &str, server: &str, shown: &str) {
     lab.out(&control(client, server, ACK, 101, 501)).goes(shown, server);
 }
 
+/// The packet as one that may not be cut.
+fn in_one_piece(packet: Vec<u8>) -> Vec<u8> {
+    if packet[0] >> 4 == 4 { dont_fragment(packet) } else { packet }
+}
+
 /// What must fit the egress is a segment, not what is still to be cut into segments.
 #[test]
 fn a_frame_of_64_kb_is_one_packet_of_the_flow() {
@@ -88,7 +93,8 @@ fn a_frame_of_64_kb_is_one_packet_of_the_flow() {
         read(&finish(back)).goes(server, client);
         // One octet more in a segment is too much.
         lab.undone.segment = Some(1500 - own - 20 + 1);
-        let refused = lab.leave(&partial(data(client, server, acknowledged, 501, 3000)));
+        let long = in_one_piece(data(client, server, acknowledged, 501, 3000));
+        let refused = lab.leave(&partial(long));
         assert_eq!(refused.unwrap_err().tell, Some(Tell::TooBig(1500)));
     }
 }
@@ -103,7 +109,7 @@ fn a_segment_counts_with_all_its_headers() {
     let segment = Tcp { flags: ACK, seq: 101, ack: 501, payload: vec![7; 5000], options };
     for (size, fits) in [(1448, true), (1449, false)] {
         lab.undone = Undone { partial: true, segment: Some(size) };
-        let sent = lab.leave(&partial(tcp(client, server, &segment)));
+        let sent = lab.leave(&partial(in_one_piece(tcp(client, server, &segment))));
         assert_eq!(sent.is_ok(), fits, "segments of {size}");
     }
     // One segment's worth is no longer than it is.
@@ -121,9 +127,35 @@ fn datagrams_still_to_be_segmented_keep_their_partial_checksum() {
         let back = lab.arrive(&partial(udp(server, shown, &[9; 12_000]))).unwrap();
         read(&finish(back)).goes(server, client);
         lab.mtu = 1227;
-        let refused = lab.leave(&partial(udp(client, server, &[7; 60_000]))).unwrap_err();
+        let long = in_one_piece(udp(client, server, &[7; 60_000]));
+        let refused = lab.leave(&partial(long)).unwrap_err();
         assert_eq!(refused.reason, Reason::TooBig(1227));
+        assert_eq!(refused.tell, Some(Tell::TooBig(1227)));
     }
+}
+
+/// RFC 791 §3.2: a sender that lets its packets be cut is not told that they are too long (RFC 1191 §4), and no
+/// two of them have the same identification (RFC 6864 §4.1).
+#[test]
+fn segments_that_may_be_cut_are_left_to_be_cut() {
+    let [client, server, shown] = PATHS[0];
+    let mut lab = Lab { undone: Undone { partial: true, segment: Some(1400) }, ..Lab::default() };
+    lab.mtu = 600;
+    let mut identification = |len: usize| {
+        let sent = lab.leave(&partial(udp(client, server, &vec![7; len]))).unwrap();
+        read(&finish(sent.clone())).goes(shown, server);
+        u16::from_be_bytes([sent[4], sent[5]])
+    };
+    let first = identification(14_001);
+    let next = identification(100);
+    assert_eq!(next.wrapping_sub(first), 11, "eleven segments");
+    assert_eq!(identification(100).wrapping_sub(next), 1);
+    // Each segment by itself, and none that fits.
+    let segment = udp(shown, server, &[7; 1400]);
+    let pieces = lab.nat.cut(&segment, 600).unwrap();
+    assert_eq!(pieces.iter().map(Vec::len).collect::<Vec<_>>(), [596, 596, 276]);
+    let small = udp(shown, server, b"small");
+    assert_eq!(lab.nat.cut(&small, 600), Some(vec![small]));
 }
 
 /// The sum of a pseudo-header has no ports in it: another port leaves a partial checksum as it is.
@@ -200,7 +232,8 @@ fn nat46_translates_offloaded_packets() {
     assert_eq!(refused.reason, Reason::Untranslatable);
     // A segment of 1,460 octets fits IPv4, and not IPv6.
     lab.undone.segment = Some(1460);
-    let refused = lab.leave(&partial(data(inner, &shown, 501, 101, 60_000))).unwrap_err();
+    let long = in_one_piece(data(inner, &shown, 501, 101, 60_000));
+    let refused = lab.leave(&partial(long)).unwrap_err();
     assert_eq!(refused.tell, Some(Tell::TooBig(1480)));
 }
 

@@ -4,7 +4,7 @@ use nat::window::OutOfWindow;
 use nat::{Config, Conntrack, Profile, Protocol, Reason, TcpState};
 
 use crate::lab::{EXTERNAL, Lab, NET, UPLINK, publish};
-use crate::wire::{ACK, FIN_ACK, RST, SYN, SYN_ACK, Tcp, at, control, read, tcp};
+use crate::wire::{ACK, FIN_ACK, RST, SYN, SYN_ACK, Tcp, at, control, dont_fragment, read, tcp};
 
 const ALICE: &str = "172.18.0.2:40000";
 const SERVER: &str = "198.51.100.2:80";
@@ -346,7 +346,7 @@ fn t14_mss_is_lowered_to_what_the_way_carries() {
 #[test]
 fn t15_a_super_frame_is_one_packet_and_a_partial_checksum_stays_one() {
     let mut lab = connected();
-    let mut packet = data(ALICE, SERVER, 101, 501, 20_000);
+    let mut packet = dont_fragment(data(ALICE, SERVER, 101, 501, 20_000));
     // What the kernel leaves: the sum of the pseudo-header, not complemented.
     let pseudo = |src: &str, dst: &str, len: u16| {
         let words: Vec<u16> = [at(src).ip(), at(dst).ip()]

@@ -95,7 +95,7 @@ fn offer(nat: &Nat, packet: &[u8], undone: Undone, ingress: &Ingress, now: Insta
         .and_then(|passage| leave(nat, &mut octets, passage, largest, now, &mut notes));
     let mut said: Vec<_> = notes.iter().map(|note| format!("{:.6}", format!("{note:?}"))).collect();
     match passed {
-        Ok(Sent::Whole) => {
+        Ok(Sent::Whole | Sent::LongSegments) => {
             assert!(Headers::parse(&octets).is_ok(), "what passes is a packet");
         }
         Ok(Sent::Pieces(pieces)) => {
