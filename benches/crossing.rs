@@ -67,8 +67,12 @@ fn town() -> Town {
     };
     let routes = [("0.0.0.0/0", "198.51.100.254"), ("::/0", "2001:db8:7::fe")]
         .map(|(to, via)| Hop { to: to.parse().expect("a prefix"), via: Some(addr(via)) });
-    let outside =
-        Outside { routes: routes.to_vec(), behind: subnets.to_vec(), ..Outside::default() };
+    let outside = Outside {
+        routes: routes.to_vec(),
+        behind: subnets.to_vec(),
+        link_local: true,
+        ..Outside::default()
+    };
     let sides = [
         (NET, gateway(GATEWAY, ["172.18.0.1/16", "fd00:18::1/64"]), Leg::Inside, CONTAINER),
         (

@@ -71,8 +71,11 @@ impl Station {
         let interface = scene.host.enter(|| open_interface("up0", &take, 1)).unwrap();
         let network = Network::of_segment(ZONE, Arc::new(Conntrack::new(16, Profile::Rfc)));
         let gateway = Arc::default();
-        let mut datapath =
-            Datapath::new(Arc::new(network), Arc::new(network_config(&[])), Arc::clone(&gateway));
+        let mut datapath = Datapath::new(
+            Arc::new(network),
+            Arc::new(network_config(&[], false)),
+            Arc::clone(&gateway),
+        );
         let port = Port {
             role: PortRole::Interface,
             mtu: IpMtu::ETHERNET,
@@ -135,7 +138,10 @@ impl Station {
     fn flush(&mut self) {
         let changes = self.presence.changes();
         if !changes.is_empty() {
-            self.datapath.configure(Arc::new(network_config(&self.presence.addresses())));
+            self.datapath.configure(Arc::new(network_config(
+                &self.presence.addresses(),
+                self.presence.link_local().is_some(),
+            )));
             self.changes.extend(changes);
         }
         for departure in self.out.departures().to_vec() {
@@ -161,14 +167,14 @@ impl Station {
     }
 }
 
-fn network_config(addresses: &[smoltcp::wire::IpCidr]) -> NetworkConfig {
+fn network_config(addresses: &[smoltcp::wire::IpCidr], link_local: bool) -> NetworkConfig {
     NetworkConfig {
         gateway: Some(Gateway { mac: MacAddr(US), addresses: addresses.to_vec() }),
         uplink: Uplink::None,
         mtu: IpMtu::ETHERNET,
         host_addresses: Vec::new(),
         isolated_from: Vec::new(),
-        leg: Leg::Uplink(datapath::Outside::default()),
+        leg: Leg::Uplink(datapath::Outside { link_local, ..datapath::Outside::default() }),
     }
 }
 
@@ -301,6 +307,44 @@ fn a_real_routers_prefix_makes_an_address_and_a_way_out() {
     assert_eq!(way(&station, "2001:db8:ffff::1"), Some("fe80::2".parse().unwrap()));
     is_found(&mut station, &scene, "2001:db8:77:0:42:c6ff:fe33:6405");
     server.interrupt();
+}
+
+/// RFC 4862 §5.4: the kernel asks for our link-local address, and hears nothing before it is ours.
+#[test]
+fn a_tentative_link_local_address_is_not_answered_for() {
+    let (true, Some(scene)) = (clients(&["ip", "ping"]), Scene::new(Who::Root)) else { return };
+    in_world(&scene, "ip -6 address add fe80::2/64 dev down0 nodad");
+    let own = "fe80::42:c6ff:fe33:6405";
+    let neighbour = || in_world(&scene, &format!("ip -6 neigh show {own} dev down0"));
+    // Without IPv6 it is never ours.
+    let without = PresenceConfig { v4: given("198.51.100.5/24"), ..config() };
+    for (config, ours) in
+        [(without, false), (PresenceConfig { v6: given("2001:db8:7::5/64"), ..config() }, true)]
+    {
+        in_world(&scene, &format!("ip -6 neigh flush {own} dev down0"));
+        let mut station = Station::new(&scene, config);
+        let ask = || {
+            let mut ping = Command::new("ping");
+            ping.args(["-6", "-c9", "-W1", &format!("{own}%down0")]);
+            Running::start(&scene.world, ping)
+        };
+        let asking = ask();
+        let mut early = String::new();
+        station.live_until("asked for in vain, or ours", |station| {
+            let ours = station.presence.link_local().is_some();
+            if neighbour().contains("lladdr") && !ours {
+                early = neighbour();
+            }
+            ours || neighbour().contains("FAILED")
+        });
+        assert_eq!((early.as_str(), station.presence.link_local().is_some()), ("", ours));
+        drop(asking);
+        if ours {
+            let asking = ask();
+            station.live_until("found", |_| neighbour().contains("lladdr 02:42:c6:33:64:05"));
+            drop(asking);
+        }
+    }
 }
 
 #[test]

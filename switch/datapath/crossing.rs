@@ -324,7 +324,7 @@ impl Crossing {
             return;
         }
         let (Some(gateway), mtu) = (&dp.config().gateway, dp.config().mtu.0) else { return };
-        let from = gateway.source_for(packet.src).unwrap_or(packet.dst);
+        let from = dp.config().source_for(packet.src).unwrap_or(packet.dst);
         let mut quoted = pending.frame[Packet::IP..packet.end].to_vec();
         slot::rejuvenate(&mut quoted);
         let what = IcmpError::HostUnreachable;

@@ -154,7 +154,7 @@ impl Datapath {
         }
         let gateway = self.config.gateway.as_ref().ok_or(DropReason::NoGateway)?;
         // The host's kernel has the gateway's addresses, too (RFC 1812 §5.3.7, last paragraph).
-        let own = gateway.has(packet.src) && Some(received.port) != self.host;
+        let own = self.config.has(packet.src) && Some(received.port) != self.host;
         if own || is_martian_source(packet.src) || gateway.is_broadcast(packet.src) {
             return Err(DropReason::MartianSource);
         }
@@ -261,7 +261,7 @@ impl Datapath {
         now: Instant,
         out: &mut Outbox,
     ) -> Option<Result<(), DropReason>> {
-        if !self.config.gateway.as_ref()?.has(packet.dst) {
+        if !self.config.has(packet.dst) {
             return None;
         }
         if self.config.leg != Leg::Inside {

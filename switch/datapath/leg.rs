@@ -20,6 +20,9 @@ pub enum Leg {
 /// What our station on a segment must know of both its sides.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outside {
+    /// Whether the link-local address of our station is ours: not before duplicate address detection has
+    /// ended, nor without IPv6 (RFC 4862 §5.4).
+    pub link_local: bool,
     /// Ways to everywhere, the station's own subnets among them.
     pub routes: Vec<Hop>,
     /// What containers are shown with besides the station's own addresses: it answers for these, too.

@@ -115,11 +115,26 @@ pub struct NetworkConfig {
 }
 
 impl NetworkConfig {
+    /// Whether `addr` is our station's own. On a segment its link-local one is only once it is known to be
+    /// nobody else's.
+    #[must_use]
+    pub fn has(&self, addr: IpAddr) -> bool {
+        let tentative = matches!(&self.leg, Leg::Uplink(outside) if !outside.link_local);
+        self.gateway.as_ref().is_some_and(|gateway| {
+            gateway.has(addr) && !(tentative && IpAddr::V6(gateway.link_local()) == addr)
+        })
+    }
+
+    /// The address to speak from to `addr`; none of its kind may be ours yet.
+    #[must_use]
+    pub fn source_for(&self, addr: IpAddr) -> Option<IpAddr> {
+        self.gateway.as_ref()?.source_for(addr).filter(|own| self.has(*own))
+    }
+
     /// Whether our station answers for that address.
     #[must_use]
     pub fn answers_for(&self, addr: IpAddr) -> bool {
-        self.gateway.as_ref().is_some_and(|gateway| gateway.has(addr))
-            || matches!(&self.leg, Leg::Uplink(outside) if outside.shows(addr))
+        self.has(addr) || matches!(&self.leg, Leg::Uplink(outside) if outside.shows(addr))
     }
 
     /// The neighbour by which a packet of ours gets to `to`; none if no router is known.
@@ -236,6 +251,7 @@ impl ErrorLimit {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::leg::Outside;
 
     #[test]
     fn errors_are_bounded_to_a_burst_and_a_rate() {
@@ -249,6 +265,30 @@ mod tests {
             .filter(|half| limit.allow(start + Duration::from_micros(500 * half)))
             .count();
         assert!((999..=1001).contains(&second), "{second}");
+    }
+
+    /// RFC 4862 §5.4: an address is not answered for, nor spoken from, while it is tentative.
+    #[test]
+    fn a_station_has_its_link_local_address_once_it_is_told_so() {
+        let mac = MacAddr([0x02, 0x42, 0xac, 0x12, 0, 1]);
+        let addresses = vec!["2001:db8::5/64".parse().unwrap()];
+        let config = |leg| NetworkConfig {
+            gateway: Some(Gateway { mac, addresses: addresses.clone() }),
+            uplink: Uplink::None,
+            mtu: IpMtu::ETHERNET,
+            host_addresses: Vec::new(),
+            isolated_from: Vec::new(),
+            leg,
+        };
+        let own: IpAddr = link_local(mac).into();
+        let router: IpAddr = "fe80::1".parse().unwrap();
+        let outside = |link_local| Leg::Uplink(Outside { link_local, ..Outside::default() });
+        for (leg, ours) in [(Leg::Inside, true), (outside(true), true), (outside(false), false)] {
+            let config = config(leg);
+            assert_eq!((config.has(own), config.answers_for(own)), (ours, ours));
+            assert_eq!(config.source_for(router), ours.then_some(own));
+            assert!(config.answers_for("2001:db8::5".parse().unwrap()));
+        }
     }
 
     #[test]

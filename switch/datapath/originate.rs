@@ -77,7 +77,7 @@ impl Datapath {
     ) {
         let Some(gateway) = &self.config.gateway else { return };
         let same_family = from.filter(|from| from.is_ipv4() == to.is_ipv4());
-        let Some(from) = same_family.or_else(|| gateway.source_for(to)) else { return };
+        let Some(from) = same_family.or_else(|| self.config.source_for(to)) else { return };
         let own_mac = gateway.mac;
         if !self.network.allow_error(port, now) {
             let counters = self.counters(port).unwrap_or(self.gateway_counters());
@@ -118,7 +118,7 @@ impl Datapath {
         };
         let payer = payer.into();
         let own_mac = gateway.mac;
-        let own = gateway.source_for(to);
+        let own = self.config.source_for(to);
         let resolved = self.network.neighbours.resolve(to, payer, now);
         match resolved.mac {
             Some(mac) => self.send(built, mac, offload, now, out),
@@ -150,7 +150,7 @@ impl Datapath {
             .network
             .neighbours
             .handle_timeout(now, |addr, known| questions.push((addr, known)));
-        let own: Vec<_> = questions.iter().map(|(addr, _)| gateway.source_for(*addr)).collect();
+        let own: Vec<_> = questions.iter().map(|(addr, _)| self.config.source_for(*addr)).collect();
         let own_mac = gateway.mac;
         for ((addr, known), own) in questions.into_iter().zip(own) {
             if let Some(own) = own
@@ -174,7 +174,7 @@ impl Datapath {
     fn tell_failed(&mut self, port: PortId, pending: &Pending, now: Instant, out: &mut Outbox) {
         let Ok(packet) = Packet::parse(&pending.frame, &pending.offload) else { return };
         let inside = self.config.gateway.as_ref().is_some_and(|gateway: &Gateway| {
-            gateway.on_link(packet.src) && !gateway.has(packet.src)
+            gateway.on_link(packet.src) && !self.config.has(packet.src)
         });
         if inside && icmp::may_answer(&packet, &pending.frame) {
             let quoted = &pending.frame[Packet::IP..packet.end];

@@ -36,7 +36,7 @@ impl Datapath {
             return Err(DropReason::ForeignSource);
         }
         if is_near(&packet) {
-            return match (gateway.has(dst), packet.fragment) {
+            return match (self.config.has(dst), packet.fragment) {
                 (true, Fragment::Whole) => {
                     let answered = self.answer_near(received, &packet, now, out, why);
                     answered.map(|()| Decision::Consumed)

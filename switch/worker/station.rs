@@ -139,6 +139,8 @@ struct Parts {
     /// The addresses in use.
     addresses: Vec<IpCidr>,
     routes: Vec<Hop>,
+    /// Whether its link-local address is ours.
+    link_local: bool,
     /// What of the addresses to be shown is not ours.
     withheld: Vec<RangeInclusive<IpAddr>>,
     mtu: IpMtu,
@@ -185,6 +187,7 @@ impl Station {
             mtu: config.mtu,
             addresses: Vec::new(),
             routes: Vec::new(),
+            link_local: false,
             withheld,
             home: None,
             networks: Default::default(),
@@ -387,6 +390,7 @@ impl Parts {
         let addresses = std::mem::replace(&mut self.addresses, presence.addresses());
         self.routes = presence.routes().to_vec();
         self.mtu = presence.mtu();
+        self.link_local = presence.link_local().is_some();
         self.withheld = presence.withheld().to_vec();
         self.nat.withhold(self.withheld.clone());
         self.renew(zone);
@@ -435,6 +439,7 @@ impl Parts {
             host_addresses: Vec::new(),
             isolated_from: Vec::new(),
             leg: Leg::Uplink(Outside {
+                link_local: self.link_local,
                 routes: self.routes.clone(),
                 shown: self.config.snat_to.iter().cloned().chain(outside).collect(),
                 withheld: self.withheld.clone(),

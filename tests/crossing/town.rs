@@ -163,8 +163,12 @@ impl Town {
                 format!("{}/{}", station.v6, lens.1).parse().unwrap(),
             ],
         };
-        let outside =
-            Outside { routes: plan.routes, behind: subnets.to_vec(), ..Outside::default() };
+        let outside = Outside {
+            routes: plan.routes,
+            behind: subnets.to_vec(),
+            link_local: true,
+            ..Outside::default()
+        };
         let network = |gateway, mtu, leg| NetworkConfig {
             gateway: Some(gateway),
             uplink: Uplink::Raw(SEGMENT),
