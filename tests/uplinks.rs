@@ -489,8 +489,48 @@ fn a_segment_whose_interface_goes_down_or_away_is_shown_so() {
     let longer = ["ping", "-n", "-c", "2", "-W", "2", "-M", "do", "-s", "1400", WORLD];
     let told = scene.run(["run", "--network", "lan", "--"].into_iter().chain(longer));
     assert!(told.stdout.contains("mtu = 1400") || told.stdout.contains("mtu=1400"), "{told:#?}");
+    // Renamed, it is the same one.
+    scene.host.enter(|| netns::link::rename("up0", "lan0")).unwrap();
+    wait_for("its new name", || network(&scene, "lan")["Uplink"]["Interface"] == "lan0");
+    assert_eq!(status(), "up");
+    scene.run(ping).succeeded();
+    scene.host.enter(|| netns::link::rename("lan0", "up0")).unwrap();
+    wait_for("its old name", || network(&scene, "lan")["Uplink"]["Interface"] == "up0");
+
+    // Gone, and made again by its name: the network has it again, and nobody had to do anything.
+    let before = network(&scene, "lan")["Uplink"]["MacAddress"].clone();
     scene.host.enter(|| netns::link::delete("up0")).unwrap();
-    wait_for("its end to be seen", || status().as_str().unwrap_or_default().starts_with("dead ("));
+    wait_for("its end to be seen", || status() == "down (up0 is gone)");
+    let create = ["network", "create", "--uplink", "bridge:up0", "seg"];
+    scene.run(create).failed(1, &["there is no interface up0"]);
+    renew(&scene);
+    wait_for("the new one to be taken", || status() == "up");
+    assert_eq!(network(&scene, "lan")["Uplink"]["MacAddress"], before, "the same station");
+    scene.run(ping).succeeded();
     scene.run(["network", "rm", "lan"]).succeeded();
+
+    // One that is down is none to begin with.
+    scene.host.enter(|| netns::link::set_down("up0")).unwrap();
+    for uplink in ["raw:up0", "bridge:up0"] {
+        let create = ["network", "create", "--uplink", uplink, "other"];
+        scene.run(create).failed(1, &["interface up0 is down; `ip link set up0 up` brings it up"]);
+    }
+    scene.host.enter(|| netns::link::set_up("up0")).unwrap();
+    scene.run(create.into_iter().chain(["--subnet", "198.51.100.0/24"])).succeeded();
+    let ping = ["run", "--network", "seg", "--ip", "198.51.100.9", "--"];
+    let ping = ping.into_iter().chain(["ping", "-n", "-c", "9", "-W", "1", WORLD]);
+    scene.run(ping.clone()).succeeded();
+    scene.host.enter(|| netns::link::delete("up0")).unwrap();
+    renew(&scene);
+    scene.run(ping).succeeded();
+    scene.run(["network", "rm", "seg"]).succeeded();
     scene.is_clean();
+}
+
+/// Another interface by the name of the one that is gone, and another world behind it.
+fn renew(scene: &Scene) {
+    netns::link::create_veth_pair("up0", &scene.host, "down0", &scene.world).unwrap();
+    have(scene, "198.51.100.2/24");
+    scene.world.enter(|| netns::link::set_up("down0")).unwrap();
+    scene.host.enter(|| netns::link::set_up("up0")).unwrap();
 }

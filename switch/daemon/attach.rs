@@ -248,7 +248,7 @@ impl Daemon {
                 });
                 self.settled.notify_all();
             }
-            // The host port, or one that is being detached.
+            // The host port, one that is being detached, or an interface whose end `links` sees.
             None => log!("port {port} of network {}: its device is gone: {error}", network.0),
         }
     }

@@ -130,7 +130,7 @@ pub enum Error {
     #[error("interface {0} is one of pontoon's own; name one of the host's: `ip link` lists them")]
     OwnInterface(String),
     /// The interface was there and is not any more.
-    #[error("interface {interface} has gone away ({why}); make the network anew when it is back")]
+    #[error("interface {interface} has gone away ({why}); try again when `ip link` has it")]
     InterfaceGone {
         /// The interface.
         interface: String,

@@ -19,6 +19,7 @@ mod hostports;
 pub mod ipam;
 mod keeper;
 mod lifetime;
+mod links;
 mod log;
 pub mod mac;
 pub mod names;

@@ -42,7 +42,7 @@ pub(crate) struct Network {
     /// Where the uplink's station is.
     pub(crate) segment: Option<SegmentId>,
     /// The interface of the host's that is one of its ports.
-    pub(crate) bridged: Option<PortId>,
+    pub(crate) bridged: Option<Bridged>,
     pub(crate) translation: Translation,
     pub(crate) internal: bool,
     pub(crate) dns: Vec<IpAddr>,
@@ -61,6 +61,13 @@ pub(crate) struct Subnet {
     pub(crate) gateway: Option<IpAddr>,
     /// Whom containers send what is for elsewhere, where that is not the gateway.
     pub(crate) router: Option<IpAddr>,
+}
+
+/// An interface of the host's that is a port of the network.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bridged {
+    pub(crate) port: PortId,
+    pub(crate) ifindex: u32,
 }
 
 /// Our interface in the host's namespace.

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 
 use datapath::{IpMtu, MacAddr, PortId};
 use ipnet::IpNet;
+use netns::Take;
 use smoltcp::wire::{IpCidr, Ipv4Cidr, Ipv6Cidr};
 use worker::{
     AddressOrigin, AddressRow, AddressState, NatPublication, SegmentConfig, SegmentId, SegmentRow,
@@ -26,12 +27,26 @@ use crate::uplink::{Addressing, Raw, Uplink};
 /// Most stations that are remembered for having an address of ours.
 const MAX_RIVALS: usize = 16;
 
-/// How an interface is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Link {
+/// An interface of the host's, as it was when it was last looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Nic {
+    pub(crate) name: String,
+    pub(crate) ifindex: u32,
     /// Up, and with a carrier.
     pub(crate) up: bool,
     pub(crate) mtu: IpMtu,
+}
+
+impl Nic {
+    pub(crate) fn of(facts: &netns::Facts) -> Self {
+        let (name, ifindex) = (facts.name.clone(), facts.ifindex);
+        Self { name, ifindex, up: facts.carrier, mtu: mtu(facts) }
+    }
+}
+
+/// The longest IP packet of an interface.
+pub(crate) fn mtu(facts: &netns::Facts) -> IpMtu {
+    IpMtu(u16::try_from(facts.mtu).unwrap_or(u16::MAX))
 }
 
 /// Our station on a segment.
@@ -46,7 +61,7 @@ pub(crate) struct Segment {
     /// Its interface's number on its bridge.
     pub(crate) port: PortId,
     /// Its interface, as the station knows it.
-    pub(crate) link: Link,
+    pub(crate) nic: Nic,
     /// Why nothing crosses it any more.
     pub(crate) dead: Option<String>,
     /// What the switch was told of it last.
@@ -62,22 +77,21 @@ pub(crate) struct Segment {
 }
 
 impl Segment {
-    /// A station as the first network with it wants it, on an interface with this MAC address and MTU.
+    /// A station as the first network with it wants it, on this interface.
     pub(crate) fn plan(
         id: SegmentId,
         raw: &Raw,
         translation: &Translation,
-        interface: (MacAddr, IpMtu),
+        facts: &netns::Facts,
     ) -> Self {
-        let (of_interface, mtu) = interface;
         Self {
             id,
             raw: raw.clone(),
             translation: Translation { prefixes6: Vec::new(), ..translation.clone() },
-            mac: raw.mac.unwrap_or_else(|| beside(of_interface, &raw.interface)),
-            mtu,
+            mac: raw.mac.unwrap_or_else(|| beside(MacAddr(facts.mac), &raw.interface)),
+            mtu: mtu(facts),
             port: PortId::GATEWAY,
-            link: Link { up: true, mtu },
+            nic: Nic::of(facts),
             dead: None,
             told: None,
             published: Vec::new(),
@@ -85,6 +99,11 @@ impl Segment {
             rivals: Vec::new(),
             lines: Limit::default(),
         }
+    }
+
+    /// Which frames of its interface it wants.
+    pub(crate) fn take(&self) -> Take {
+        Take::Stations(vec![self.mac.0])
     }
 
     /// Completes the request of one more network; `first` is one that is here already.
@@ -232,9 +251,9 @@ impl Segment {
             .collect();
         conflicts.extend(row.into_iter().flat_map(|row| clashes(row, networks.clone())));
         api::Station {
-            interface: self.raw.interface.clone(),
+            interface: self.nic.name.clone(),
             status: match &self.dead {
-                Some(why) => format!("dead ({why})"),
+                Some(why) => format!("down ({why})"),
                 None if valid => "up".to_owned(),
                 None => "asking".to_owned(),
             },
@@ -454,7 +473,16 @@ mod tests {
 
     use super::*;
 
-    const NIC: (MacAddr, IpMtu) = (MacAddr([0x52, 0x54, 0, 0x12, 0x34, 0x56]), IpMtu(1400));
+    fn nic() -> netns::Facts {
+        netns::Facts {
+            name: "eth0".into(),
+            ifindex: 7,
+            mac: [0x52, 0x54, 0, 0x12, 0x34, 0x56],
+            mtu: 1400,
+            carrier: true,
+            gso_max: 65_536,
+        }
+    }
 
     fn request(uplink: &str) -> api::NetworkCreate {
         api::NetworkCreate {
@@ -470,7 +498,7 @@ mod tests {
 
     fn segment(network: &Network) -> Segment {
         let raw = network.uplink.raw().unwrap();
-        Segment::plan(SegmentId(0), raw, &network.translation, NIC)
+        Segment::plan(SegmentId(0), raw, &network.translation, &nic())
     }
 
     #[test]

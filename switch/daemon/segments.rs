@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
-use datapath::{IpMtu, MacAddr, Offloads, PortRole};
+use datapath::{MacAddr, Offloads, PortRole};
 use netns::Take;
 use worker::{NatPublication, NetworkId, PortConfig, SegmentConfig, SegmentId, SegmentRow};
 
@@ -17,9 +17,9 @@ use crate::api;
 use crate::error::Error;
 use crate::log::log;
 use crate::mac;
-use crate::network::Network;
+use crate::network::{Bridged, Network};
 use crate::plan::Changed;
-use crate::segment::{self, Link, Segment};
+use crate::segment::{self, Segment};
 use crate::state::{Daemon, Registry};
 use crate::translation::Translation;
 use crate::uplink::{Addressing, Uplink};
@@ -110,8 +110,8 @@ impl Daemon {
         }
         let id = self.registry().free_segment();
         let facts = self.look_at(&raw.interface)?;
-        let mut segment = Segment::plan(id, raw, translation, (MacAddr(facts.mac), mtu(&facts)));
-        let device = self.open_interface(&facts, &Take::Stations(vec![segment.mac.0]))?;
+        let mut segment = Segment::plan(id, raw, translation, &facts);
+        let device = self.open_interface(&facts, &segment.take())?;
         let config = segment.config_with(translation.prefixes6.iter());
         segment.port = self
             .switch
@@ -129,12 +129,13 @@ impl Daemon {
         let device = self.open_interface(&facts, &Take::AllBut(facts.mac))?;
         let added = self.switch.add_port(network.number, device);
         let uplink = network.uplink.to_string();
-        network.bridged = Some(added.map_err(|source| Error::AddSegment { uplink, source })?);
+        let port = added.map_err(|source| Error::AddSegment { uplink, source })?;
+        network.bridged = Some(Bridged { port, ifindex: facts.ifindex });
         Ok(())
     }
 
     /// Looks at the interface of an uplink, whether a station could be on its segment.
-    fn look_at(&self, name: &str) -> Result<netns::Facts, Error> {
+    pub(crate) fn look_at(&self, name: &str) -> Result<netns::Facts, Error> {
         if self.registry().is_own_interface(name) {
             return Err(Error::OwnInterface(name.to_owned()));
         }
@@ -142,12 +143,16 @@ impl Daemon {
     }
 
     /// Opens an interface, for the frames of `take`.
-    fn open_interface(&self, facts: &netns::Facts, take: &Take) -> Result<PortConfig, Error> {
+    pub(crate) fn open_interface(
+        &self,
+        facts: &netns::Facts,
+        take: &Take,
+    ) -> Result<PortConfig, Error> {
         let queues = u16::try_from(self.switch.workers()).unwrap_or(u16::MAX);
         let opened = netns::open_interface(&facts.name, take, queues)?;
         Ok(PortConfig {
             role: PortRole::Interface,
-            mtu: mtu(&opened.facts),
+            mtu: segment::mtu(&opened.facts),
             mac: MacAddr(opened.facts.mac),
             addresses: Vec::new(),
             offloads: Offloads::Header,
@@ -356,40 +361,6 @@ impl Daemon {
         self.tell_segment(id);
     }
 
-    /// Tells each station what has become of its interface.
-    pub(crate) fn look_at_links(&self) {
-        let stations: Vec<_> = {
-            let registry = self.registry();
-            let alive = registry.segments.values().filter(|segment| segment.dead.is_none());
-            alive.map(|segment| (segment.id, segment.raw.interface.clone(), segment.link)).collect()
-        };
-        for (id, interface, before) in stations {
-            let link = match netns::look_at(&interface) {
-                Ok(facts) => Link { up: facts.carrier, mtu: mtu(&facts) },
-                Err(netns::Error::UplinkDown { .. }) => Link { up: false, ..before },
-                // One that is gone tells whoever reads it.
-                Err(_) => continue,
-            };
-            if link == before || self.switch.set_segment_link(id, link.up, link.mtu).is_err() {
-                continue;
-            }
-            let state = if link.up { "up" } else { "down, or without a carrier" };
-            log!("raw:{interface}: {state}, MTU {}", link.mtu.0);
-            if let Some(segment) = self.registry().segments.get_mut(&id) {
-                segment.link = link;
-            }
-        }
-    }
-
-    /// A segment's interface is gone or broken.
-    pub(crate) fn segment_died(&self, id: SegmentId, error: &str) {
-        if let Some(segment) = self.registry().segments.get_mut(&id) {
-            log!("raw:{}: its interface is gone: {error}", segment.raw.interface);
-            segment.dead = Some(error.to_owned());
-        }
-        self.settled.notify_all();
-    }
-
     /// Another station has an address of ours.
     pub(crate) fn address_conflict(&self, id: SegmentId, addr: IpAddr, station: MacAddr) {
         if let Some(segment) = self.registry().segments.get_mut(&id)
@@ -442,10 +413,6 @@ impl Registry {
         let shown = segment.map(|segment| segment.translation.snat_to.clone()).unwrap_or_default();
         move |addr| own.contains(&addr) || shown.iter().any(|range| range.range().contains(&addr))
     }
-}
-
-fn mtu(facts: &netns::Facts) -> IpMtu {
-    IpMtu(u16::try_from(facts.mtu).unwrap_or(u16::MAX))
 }
 
 /// What is to be said where a station has asked in vain.

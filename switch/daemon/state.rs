@@ -180,7 +180,7 @@ impl Daemon {
 
 /// Says so where a station that has all it needs is on an interface that is down or has no carrier.
 fn look_at_wire(station: &mut api::Station) {
-    if station.status.starts_with("dead") {
+    if station.status.starts_with("down") {
         return;
     }
     match netns::look_at(&station.interface) {

@@ -129,9 +129,9 @@ impl Registry {
         let endpoints = self.on(network).filter_map(|e| Some((e.port?, e.name.clone())));
         let host = self.by_number(network).and_then(|network| network.host_port.as_ref());
         let host = host.map(|host| (host.port, "host".to_owned()));
-        let bridged = self
-            .by_number(network)
-            .and_then(|network| Some((network.bridged?, network.uplink.interface()?.to_owned())));
+        let bridged = self.by_number(network).and_then(|network| {
+            Some((network.bridged?.port, network.uplink.interface()?.to_owned()))
+        });
         let segment = self.segments.values().find(|segment| segment.id.network() == network);
         let segment = segment.map(|segment| (segment.port, segment.raw.interface.clone()));
         let gateway = (PortId::GATEWAY, "gateway".to_owned());

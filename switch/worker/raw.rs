@@ -95,6 +95,26 @@ impl Switch {
         Ok(())
     }
 
+    /// Has a segment's station speak by another interface in place of the one it had, which is gone. Flows and
+    /// addresses stay; its link counts as down until [`set_segment_link`](Self::set_segment_link).
+    ///
+    /// # Errors
+    ///
+    /// `NotFound`; as [`add_port`](Self::add_port), and the station has no interface then.
+    pub fn set_segment_device(&self, id: SegmentId, device: PortConfig) -> io::Result<PortId> {
+        let (station, old) = {
+            let state = self.state();
+            let known = state.networks.get(&id.network()).ok_or(io::ErrorKind::NotFound)?;
+            let station = known.station.clone().ok_or(io::ErrorKind::NotFound)?;
+            (station, known.ports.keys().copied().collect::<Vec<_>>())
+        };
+        station.hush();
+        old.into_iter().for_each(|port| self.remove_port(id.network(), port));
+        let port = self.add_port(id.network(), device)?;
+        station.move_to(port);
+        Ok(port)
+    }
+
     fn wake_all(&self) {
         self.workers.iter().for_each(|worker| worker.wake());
     }

@@ -276,6 +276,24 @@ impl Station {
         *presence = Some(Presence::new(told, counters, now));
     }
 
+    /// Says nothing until its link is up again.
+    pub(crate) fn hush(&self) {
+        if let Some(present) = &mut *self.presence() {
+            present.link_down();
+        }
+    }
+
+    /// Its segment's port is another one from now on.
+    pub(crate) fn move_to(&self, port: PortId) {
+        let mut presence = self.presence();
+        if let Some(present) = &mut *presence {
+            present.set_port(port);
+        }
+        if let Some(home) = &mut self.parts().home {
+            home.0 = port;
+        }
+    }
+
     /// Shows it a frame that concerns its presence, and tells what has changed by it.
     pub(crate) fn hear(
         &self,

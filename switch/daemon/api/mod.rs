@@ -143,10 +143,10 @@ pub struct Network {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Station {
-    /// The host's interface on that segment.
+    /// The host's interface on that segment, by the name it has now.
     pub interface: String,
     /// `up`; `asking` while it has no address it may use; `no carrier`, or `down` and why, while its
-    /// interface carries nothing; `dead` and why when that is gone.
+    /// interface carries nothing or is gone.
     pub status: String,
     /// Its MAC address.
     pub mac_address: String,

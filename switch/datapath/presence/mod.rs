@@ -36,7 +36,7 @@ use crate::frame::Frame;
 use crate::hop::Hop;
 use crate::outbox::Outbox;
 use crate::packet::{Fragment, Packet};
-use crate::port::{ETHERNET_HEADER_LEN, IpMtu};
+use crate::port::{ETHERNET_HEADER_LEN, IpMtu, PortId};
 use crate::resolve::{self, Announcement};
 use crate::stats::PortCounters;
 use advert::Advert;
@@ -344,6 +344,12 @@ impl Presence {
         if let Some(listener) = &mut self.listener {
             listener.report_again(now);
         }
+    }
+
+    /// The segment is behind another port of ours.
+    pub const fn set_port(&mut self, port: PortId) {
+        self.config.port = port;
+        self.voice.to.1 = port;
     }
 
     /// The interface's MTU has changed.
