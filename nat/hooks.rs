@@ -20,7 +20,7 @@ use crate::mapping::{External, Mappings};
 use crate::npt::Npt;
 use crate::rules::Rules;
 use crate::timeouts::Timeouts;
-use crate::tuple::Tuple;
+use crate::tuple::{Protocol, Tuple};
 use crate::unsolicited::Unsolicited;
 use crate::why::{Hook, Note};
 use crate::zone::{Account, Owner, Zone};
@@ -185,7 +185,8 @@ impl Nat {
     }
 
     /// Replaces the rules. Flows whose destination they would choose otherwise end, so that the next packet
-    /// goes where it now belongs; all others keep what they were given.
+    /// goes where it now belongs; all others keep what they were given, and so do TCP connections: nobody
+    /// else could go on with them, and they end by themselves.
     pub fn set_rules(&self, rules: Rules) {
         self.mappings.reserve(rules.claimed().collect());
         rules.count_on_from(&self.rules.load());
@@ -193,7 +194,9 @@ impl Nat {
         self.rules.store(Arc::clone(&rules));
         self.end(None, |entry| {
             let Entry { zone, original, reply, .. } = entry;
-            entry.by_rule() && rules.leads(*zone, original) != Some(reply.src)
+            entry.by_rule()
+                && original.protocol != Protocol::Tcp
+                && rules.leads(*zone, original) != Some(reply.src)
         });
     }
 

@@ -150,7 +150,7 @@ impl Switch {
     }
 
     /// Publishes these ports at a segment's addresses, in place of those before. Flows by a port that is
-    /// published no more, or leads elsewhere, end; all others go on.
+    /// published no more, or leads elsewhere, end; all others go on, and TCP connections do.
     ///
     /// # Errors
     ///

@@ -3,7 +3,7 @@
 use nat::{Account, Destination, Match, Note, Protocol, Rule, Rules, Source};
 
 use crate::lab::{Lab, NET, UPLINK, masquerade, publish};
-use crate::wire::udp;
+use crate::wire::{ACK, SYN, SYN_ACK, Tcp, tcp, udp};
 
 #[test]
 fn a_range_of_ports_is_one_rule() {
@@ -78,6 +78,23 @@ fn flows_follow_the_rules_when_they_change() {
     assert_eq!(lab.flows(), 1);
     lab.nat.forget_inside(NET, "172.18.0.9".parse().unwrap());
     assert_eq!((lab.flows(), lab.nat.mappings().len()), (0, 0));
+}
+
+/// A port that is published no more takes no connections, and leaves those there are to their ends.
+#[test]
+fn connections_outlive_the_rule_that_let_them_in() {
+    let segment = |from: &str, to: &str, flags, (seq, ack), payload: &[u8]| {
+        tcp(from, to, &Tcp { flags, seq, ack, payload: payload.to_vec(), options: vec![] })
+    };
+    let mut lab = Lab::publishing(vec![publish(Protocol::Tcp, 8080..=8080, "172.18.0.2:80")]);
+    let [client, shown, server] = ["198.51.100.2:5", "203.0.113.1:8080", "172.18.0.2:80"];
+    lab.back(&segment(client, shown, SYN, (100, 0), b"")).goes(client, server);
+    lab.out(&segment(server, client, SYN_ACK, (500, 101), b"")).goes(shown, client);
+    lab.back(&segment(client, shown, ACK, (101, 501), b"")).goes(client, server);
+    lab.nat.set_rules(Rules::new(vec![], vec![masquerade()]));
+    lab.out(&segment(server, client, ACK, (501, 101), b"served")).goes(shown, client);
+    lab.back(&segment(client, shown, ACK, (101, 507), b"more")).goes(client, server);
+    lab.arrive(&segment("198.51.100.2:6", shown, SYN, (100, 0), b"")).unwrap_err();
 }
 
 /// The same addresses in two networks are two containers.
