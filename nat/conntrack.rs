@@ -232,6 +232,12 @@ impl Conntrack {
         &self.timeouts
     }
 
+    /// Whoever wants more than to look, or anything of the account, waits until this is dropped.
+    #[cfg(test)]
+    pub(crate) fn hold(&self, account: Account) -> impl Sized + '_ {
+        (self.index.hold(), self.rolls.hold(account))
+    }
+
     /// Tracked flows.
     pub fn len(&self) -> usize {
         self.len.load(Relaxed)

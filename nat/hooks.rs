@@ -409,6 +409,13 @@ impl Nat {
         self.identification.fetch_add(packets.into(), Relaxed)
     }
 
+    /// Whoever wants more than to look waits until this is dropped, whatever it is but the flow's own tracking.
+    #[cfg(test)]
+    pub(crate) fn hold<'a>(&'a self, flow: &'a Entry) -> impl Sized + 'a {
+        let mapping = flow.mapping().map(|mapping| self.mappings.hold(mapping));
+        (self.conntrack.hold(flow.account()), mapping, self.fragments(), self.waiting())
+    }
+
     fn fragments(&self) -> MutexGuard<'_, Fragments> {
         self.fragments.lock().unwrap_or_else(PoisonError::into_inner)
     }

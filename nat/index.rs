@@ -114,6 +114,12 @@ impl Index {
         taken
     }
 
+    /// Whoever wants more than to look waits until this is dropped.
+    #[cfg(test)]
+    pub(crate) fn hold(&self) -> impl Sized + '_ {
+        (0..self.shards.len()).map(|shard| self.read(shard)).collect::<Vec<_>>()
+    }
+
     /// Shards there are.
     pub(crate) fn shards(&self) -> usize {
         self.shards.len()

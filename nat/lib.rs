@@ -25,6 +25,8 @@ pub mod checksum;
 pub mod conntrack;
 mod crc;
 pub mod entry;
+#[cfg(test)]
+mod established;
 pub mod fragments;
 pub mod headers;
 pub mod hooks;

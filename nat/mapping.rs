@@ -454,6 +454,21 @@ impl Mappings {
         shrink(by_external);
     }
 
+    /// Whoever wants anything of this mapping, or another of its account's, waits until this is dropped.
+    #[cfg(test)]
+    pub(crate) fn hold<'a>(&'a self, mapping: &'a Mapping) -> impl Sized + 'a {
+        let Tables { by_inside, by_external, pools, of_account, published, .. } = &*self.tables;
+        let name = (mapping.external.zone, mapping.inside.protocol, mapping.external());
+        (
+            by_inside.get_mut(&(mapping.inside, mapping.external)),
+            by_external.get_mut(&name),
+            pools.get_mut(&(mapping.external, mapping.inside.protocol)),
+            of_account.get_mut(&mapping.account),
+            published.lock(),
+            mapping.remotes(),
+        )
+    }
+
     /// Mappings there are.
     #[must_use]
     pub fn len(&self) -> usize {

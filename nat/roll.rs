@@ -78,6 +78,12 @@ impl Rolls {
         oldest
     }
 
+    /// Whoever wants anything of the account waits until this is dropped.
+    #[cfg(test)]
+    pub(crate) fn hold(&self, account: Account) -> impl Sized + '_ {
+        self.0.get_mut(&account)
+    }
+
     /// Flows the account holds.
     pub(crate) fn held(&self, account: Account) -> usize {
         self.0.get(&account).map_or(0, |roll| roll.held)

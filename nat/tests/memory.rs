@@ -2,6 +2,10 @@
 //!
 //! One test, for the allocator counts whatever any thread of the process does.
 
+#[path = "conformance/wire.rs"]
+#[allow(dead_code)]
+mod wire;
+
 use std::alloc::System;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -76,7 +80,50 @@ fn a_flow_is_small_and_an_established_one_allocates_nothing() {
         assert_eq!(region.change().allocations, 0);
     }
     translation_of_a_known_flow_allocates_nothing();
+    a_masqueraded_flow_of_any_protocol_allocates_nothing();
     addresses_nobody_is_shown_with_any_more_cost_nothing();
+}
+
+/// TCP, UDP and ICMP, in both families, both ways.
+fn a_masqueraded_flow_of_any_protocol_allocates_nothing() {
+    let uplink = Zone(100);
+    let config = Config::new(uplink, [7; 16]);
+    let nat = Nat::new(Arc::new(Conntrack::new(1000, Profile::Rfc)), config);
+    let matches = Match { to: Some(uplink), ..Match::ANY };
+    nat.set_rules(Rules::new(vec![], vec![Rule::new(matches, Source::Masquerade)]));
+    let inside = Ingress { zone: Zone(1), inside: true, account: Account(1), mtu: 1500 };
+    let outside = Ingress { zone: uplink, inside: false, ..inside };
+    let addresses = ["203.0.113.1", "2001:db8:1::1"].map(|addr| addr.parse().unwrap());
+    let out = Egress { zone: uplink, inside: false, mtu: 1500, addresses: &addresses };
+    let back = Egress { zone: Zone(1), inside: true, ..out };
+    let mut packet = Vec::with_capacity(128);
+    let mut pass = |octets: &[u8], from_inside: bool| {
+        packet.clear();
+        packet.extend_from_slice(octets);
+        let (ingress, egress) = if from_inside { (&inside, &out) } else { (&outside, &back) };
+        let undone = Undone::default();
+        let mut passage = nat.prerouting(&mut packet, undone, ingress, NOW, &mut NoNotes).unwrap();
+        let sent = nat.postrouting(&mut packet, &mut passage, egress, None, NOW, &mut NoNotes);
+        assert_eq!(sent, Ok(nat::Sent::Whole));
+        let (flow, _) = passage.entry().unwrap();
+        assert!(flow.translated());
+    };
+    for ends in wire::TALKS {
+        let [alice, far, shown] = ends;
+        pass(&wire::control(alice, far, wire::SYN, 100, 0), true);
+        pass(&wire::control(far, shown, wire::SYN_ACK, 500, 101), false);
+        for [there, here] in wire::talks(ends) {
+            pass(&there, true);
+            pass(&here, false);
+            for (octets, from_inside) in [(&there, true), (&here, false)] {
+                let region = Region::new(ALLOCATOR);
+                (0..1000).for_each(|_| pass(octets, from_inside));
+                let allocations = region.change().allocations;
+                assert_eq!(allocations, 0, "{alice}, {far}, from inside: {from_inside}");
+            }
+        }
+    }
+    assert_eq!(nat.conntrack().len(), 6);
 }
 
 /// A container that has many addresses of its own, where there is an external one for each.

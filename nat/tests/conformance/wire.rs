@@ -129,6 +129,25 @@ pub(crate) fn echo(src: &str, dst: &str, id: u16, answer: bool) -> Vec<u8> {
     icmp_message(src, dst, kind, 0, u32::from(id) << 16 | 1, b"how are you")
 }
 
+/// Who talks in [`talks`], whom to, and what the former is shown as, in both families.
+#[allow(dead_code, reason = "for those that include this file")]
+pub(crate) const TALKS: [[&str; 3]; 2] = [
+    ["172.18.0.2:4000", "198.51.100.2:80", "203.0.113.1:4000"],
+    ["[fd00:18::2]:4000", "[2001:db8:9::2]:80", "[2001:db8:1::1]:4000"],
+];
+
+/// What goes there and back within a connection (from sequence numbers 101 and 501 on), a datagram's exchange and
+/// an echo's.
+#[allow(dead_code, reason = "for those that include this file")]
+pub(crate) fn talks([inside, far, shown]: [&str; 3]) -> [[Vec<u8>; 2]; 3] {
+    let [own, peer, external] = [inside, far, shown].map(|end| at(end).ip().to_string());
+    [
+        [control(inside, far, ACK, 101, 501), control(far, shown, ACK, 501, 101)],
+        [udp(inside, far, b"question"), udp(far, shown, b"answer")],
+        [echo(&own, &peer, 7, false), echo(&peer, &external, 7, true)],
+    ]
+}
+
 /// An ICMP error about `quoted`, of which at most 100 octets are quoted.
 pub(crate) fn error(
     src: &str,
