@@ -16,7 +16,7 @@ use dashmap::mapref::entry::Entry::{Occupied, Vacant};
 use smoltcp::time::{Duration, Instant};
 use smoltcp::wire::IpCidr;
 
-use crate::pool::{Kind, Pool, Wish};
+use crate::pool::{Kind, NoMapping, Pool, Wish};
 use crate::ports::Ports;
 use crate::tuple::{Protocol, TransportAddr};
 use crate::zone::{Account, Zone};
@@ -39,15 +39,6 @@ pub struct Inside {
     pub protocol: Protocol,
     /// Address and port, or identifier.
     pub at: TransportAddr,
-}
-
-/// Why a mapping could not be made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NoMapping {
-    /// Every port of that range is held.
-    Exhausted,
-    /// The account holds as many as it may.
-    Quota,
 }
 
 /// What an inside address and port is shown with, while anybody holds it.
@@ -163,7 +154,7 @@ impl Drop for Mapping {
         let name = (self.external.zone, self.inside.protocol, self.external());
         tables.by_external.remove_if(&name, |_, held| own(held));
         if let Some(pool) = tables.pools.get(&(self.external, self.inside.protocol)) {
-            pool.give(self.port, who(self.inside), tables.now());
+            pool.give(self.port, who(self.inside), self.account, tables.now());
         }
         tables.refund(self.account, |holding| &mut holding.mappings);
     }
@@ -267,8 +258,8 @@ const SWEEP: Duration = Duration::from_secs(10);
 /// Shards of the large maps: enough that one is locked briefly even while it grows.
 const SHARDS: usize = 256;
 
-/// All mappings. No account has more than its quota, nor were more pools made for it; an address has as many as
-/// it has ports. Who asks for one more is refused.
+/// All mappings. No account has more than its quota, nor were more pools made for it; of one address' ports it has
+/// at most half, and less where others have many. Who asks for one more is refused.
 #[derive(Debug)]
 pub struct Mappings {
     tables: Arc<Tables>,
@@ -320,8 +311,8 @@ impl Mappings {
         self.tick(now);
         self.charge(account, |holding| &mut holding.mappings)?;
         let random = self.random(inside, external);
-        let wish = Wish { port: inside.at.port, who: who(inside), random };
-        let port = self.take(external, inside.protocol, wish, account, now).inspect_err(|_| {
+        let wish = Wish { port: inside.at.port, who: who(inside), account, random };
+        let port = self.take(external, inside.protocol, wish, now).inspect_err(|_| {
             self.tables.refund(account, |holding| &mut holding.mappings);
         })?;
         let mapping = Arc::new(Mapping {
@@ -352,22 +343,22 @@ impl Mappings {
         external: External,
         protocol: Protocol,
         wish: Wish,
-        account: Account,
         now: Instant,
     ) -> Result<u16, NoMapping> {
         let name = (external, protocol);
         if let Some(pool) = self.tables.pools.get(&name) {
-            return pool.take(wish, now).ok_or(NoMapping::Exhausted);
+            return pool.take(wish, now);
         }
         let pool = match self.tables.pools.entry(name) {
             Occupied(quicker) => quicker.into_ref(),
             Vacant(place) => {
+                let account = wish.account;
                 self.charge(account, |holding| &mut holding.pools)?;
                 let kind = if protocol.is_query() { Kind::Identifiers } else { Kind::Ports };
                 place.insert(Box::new(Pool::new(kind, account, self.reserved(external, protocol))))
             }
         };
-        pool.take(wish, now).ok_or(NoMapping::Exhausted)
+        pool.take(wish, now)
     }
 
     /// The mapping of an inside address and port, if there is one.

@@ -9,6 +9,9 @@ use std::ops::RangeInclusive;
 /// Numbers kept in a list; half as many turn bits into a list again, lest it go to and fro.
 const FEW: usize = 64;
 
+/// What is counted apart lies below.
+const LOW: u16 = 1024;
+
 /// Words of 64 bits for all numbers.
 const WORDS: usize = 1 << 10;
 
@@ -43,6 +46,13 @@ impl Ports {
     /// How many there are.
     pub(crate) const fn len(&self) -> usize {
         self.low + self.high
+    }
+
+    /// How many of `range` there are, whose bounds are those of the counts.
+    pub(crate) fn len_in(&self, range: &RangeInclusive<u16>) -> usize {
+        let low = if *range.start() < LOW { self.low } else { 0 };
+        let high = if *range.end() >= LOW { self.high } else { 0 };
+        low + high
     }
 
     pub(crate) fn has(&self, port: u16) -> bool {
@@ -108,7 +118,7 @@ impl Ports {
     }
 
     const fn count(&mut self, port: u16) -> &mut usize {
-        if port < 1024 { &mut self.low } else { &mut self.high }
+        if port < LOW { &mut self.low } else { &mut self.high }
     }
 }
 
@@ -136,7 +146,9 @@ mod tests {
                 }
             }
             assert_eq!(ports.len(), held.len());
-            assert_eq!(ports.low, held.range(..1024).count());
+            for range in [0..=1023, 1024..=u16::MAX, 0..=u16::MAX] {
+                assert_eq!(ports.len_in(&range), held.range(range).count());
+            }
         }
         while let Some(gone) = held.pop_first() {
             for port in held.iter().chain([&gone]) {

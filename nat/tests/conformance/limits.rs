@@ -1,9 +1,9 @@
 //! RFC 6888 REQ-4 and the bounds of every table: who pays when there is no more.
 
-use nat::{Config, Conntrack, Match, Profile, Reason, Rule, Rules, Source, Tell};
+use nat::{Account, Config, Conntrack, Match, Profile, Reason, Rule, Rules, Source, Tell};
 
 use crate::lab::{Lab, UPLINK};
-use crate::wire::udp;
+use crate::wire::{echo, udp};
 
 #[test]
 fn r6888_4_ports_are_limited_for_each_container() {
@@ -17,6 +17,33 @@ fn r6888_4_ports_are_limited_for_each_container() {
     // Another far side costs no port, and another container has its own.
     lab.out(&udp("172.18.0.2:1000", "198.51.100.3:9", b""));
     lab.out(&udp("172.18.0.3:2000", "198.51.100.2:9", b""));
+}
+
+/// Whoever takes all it can get of an external address finds an end; whoever just wants one does not, of any
+/// range, however many such there are before it.
+#[test]
+fn r6888_4_ports_one_container_takes_are_not_anothers() {
+    for (range, protocol) in [
+        (1024..=u16::MAX, udp as fn(&str, &str, &[u8]) -> Vec<u8>),
+        (1..=1023, udp),
+        (0..=u16::MAX, asks),
+    ] {
+        let mut lab = Lab::default();
+        let mut held = Vec::new();
+        for greedy in 2..34 {
+            let mut all = range.clone().map(|port| {
+                let packet = protocol(&format!("172.18.0.{greedy}:{port}"), "198.51.100.2:9", b"");
+                lab.leave(&packet).map_err(|refused| refused.reason)
+            });
+            let refused = all.find_map(Result::err);
+            assert_eq!(refused, Some(Reason::PortQuota), "of {range:?}, container {greedy}");
+            held.push(lab.nat.mappings().len_of(Account(1 << 16 | greedy)));
+        }
+        // All that a Linux container's own ports allow (`ip_local_port_range`) are there for one.
+        assert!(range.len() < 60_000 || held[0] > 28_232, "{held:?} of {range:?}");
+        let modest = protocol(&format!("172.18.0.99:{}", range.end()), "198.51.100.2:9", b"");
+        lab.out(&modest);
+    }
 }
 
 /// An external address for each source: ports that rest are remembered for no more addresses than that.
@@ -80,4 +107,10 @@ fn an_address_that_is_lost_takes_its_flows_along() {
     let external = nat::External { zone: UPLINK, addr: "203.0.113.1".parse().unwrap() };
     lab.nat.forget_address(external);
     assert_eq!((lab.flows(), lab.nat.mappings().len()), (0, 0));
+}
+
+/// An echo request; its source's port is the identifier.
+fn asks(src: &str, dst: &str, _: &[u8]) -> Vec<u8> {
+    let (addr, id) = src.rsplit_once(':').unwrap();
+    echo(addr, dst.rsplit_once(':').unwrap().0, id.parse().unwrap(), false)
 }
