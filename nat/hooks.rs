@@ -6,7 +6,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::{ArcSwap, Guard};
@@ -16,6 +16,7 @@ use crate::conntrack::Conntrack;
 use crate::entry::Entry;
 use crate::fragments::{Fragments, Gathered, Overdue};
 use crate::headers::Headers;
+use crate::identification::Identifications;
 use crate::mapping::{External, Mappings};
 use crate::npt::Npt;
 use crate::rules::Rules;
@@ -157,7 +158,7 @@ pub struct Nat {
     withheld: ArcSwap<Vec<RangeInclusive<IpAddr>>>,
     fragments: Mutex<Fragments>,
     unsolicited: Mutex<Unsolicited>,
-    identification: AtomicU32,
+    pub(crate) identifications: Identifications,
 }
 
 impl Nat {
@@ -167,7 +168,7 @@ impl Nat {
         Self {
             conntrack,
             mappings: Mappings::new(config.max_mappings_of_account, config.secret),
-            identification: AtomicU32::new(u32::from_ne_bytes([
+            identifications: Identifications::new(u32::from_ne_bytes([
                 config.secret[0],
                 config.secret[1],
                 config.secret[2],
@@ -401,12 +402,6 @@ impl Nat {
             source.into_iter().chain(destination).any(&gone)
         });
         self.mappings.forget(|external| external.zone == zone && gone(external.addr));
-    }
-
-    /// Identifications for so many packets that may be cut on their way (RFC 6864 §4.1), the first of them:
-    /// containers behind one address must not use the same at a time.
-    pub(crate) fn identifications(&self, packets: u16) -> u32 {
-        self.identification.fetch_add(packets.into(), Relaxed)
     }
 
     /// Whoever wants more than to look waits until this is dropped, whatever it is but the flow's own tracking.

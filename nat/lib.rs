@@ -10,7 +10,7 @@
 //!   `ports`, `pool` and [`mapping`] (external ports);
 //! - what becomes of it: [`rules`], [`npt`], [`hooks`], [`passage`], `prerouting`, `postrouting`, `shown`,
 //!   `unsolicited`, [`refused`] and [`why`] (in words);
-//! - how it is rewritten, where it lies ([`buffer`]): [`checksum`], `crc`, `rewrite`, `icmp`, `tcp`, `siit`.
+//! - how it is rewritten, where it lies ([`buffer`]): [`checksum`], `crc`, `rewrite`, `identification`, `icmp`, `tcp`, `siit`.
 //!
 //! ```text
 //!  packet ▶ gather (pieces) ▶ prerouting ── known flow: both ways at once ──▶ route ▶ postrouting ▶ fits?
@@ -31,6 +31,7 @@ pub mod fragments;
 pub mod headers;
 pub mod hooks;
 mod icmp;
+mod identification;
 mod index;
 mod keeper;
 pub mod mapping;

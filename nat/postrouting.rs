@@ -15,7 +15,7 @@ use crate::fragments;
 use crate::headers::{Body, Headers};
 use crate::hooks::{Egress, Ingress, Nat};
 use crate::mapping::{self, External, Inside, Mapping};
-use crate::passage::{Passage, Standing, Via, renumber};
+use crate::passage::{Passage, Standing, Via};
 use crate::pool::NoMapping;
 use crate::prerouting::{associate, move_dccp, track};
 use crate::refused::{Reason, Refused};
@@ -425,7 +425,7 @@ impl Nat {
         }
         let shown = passage.came.is_some_and(|came| came.src.addr != headers.src);
         if shown && !headers.v6() && !headers.dont_fragment {
-            passage.renumbered = Some(renumber(packet, self.short_identification(count)));
+            passage.renumbered = Some(self.identifications.give(packet, count));
         }
         if whole {
             return Ok(Sent::Whole);
@@ -437,7 +437,7 @@ impl Nat {
             rewrite::complete(packet, &headers);
             passage.undone.partial = false;
         }
-        let pieces = fragments::cut(packet, &headers, mtu, self.identifications(1));
+        let pieces = fragments::cut(packet, &headers, mtu, self.identifications.take(1));
         pieces.map(Sent::Pieces).ok_or_else(|| passage.too_big(egress.mtu))
     }
 
@@ -449,7 +449,7 @@ impl Nat {
         if headers.end <= usize::from(mtu) {
             return Some(vec![packet[..headers.end].to_vec()]);
         }
-        fragments::cut(packet, &headers, mtu, self.identifications(1))
+        fragments::cut(packet, &headers, mtu, self.identifications.take(1))
     }
 }
 

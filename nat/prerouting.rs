@@ -14,7 +14,7 @@ use crate::headers::{Body, Headers};
 use crate::hooks::{Config, Filtering, Ingress, Nat};
 use crate::icmp;
 use crate::mapping::{External, Inside};
-use crate::passage::{Passage, Standing, Via};
+use crate::passage::{Passage, Standing, Via, renumber};
 use crate::refused::{Reason, Refused};
 use crate::rewrite::{self, Undone};
 use crate::rules::Destination;
@@ -206,7 +206,7 @@ impl Nat {
             let octets = packet.octets_mut();
             passage.headers = rewrite::rewrite(octets, &passage.headers, to, passage.undone);
         } else {
-            let id = self.short_identification(1);
+            let id = self.identifications.take_short(1);
             let made = siit::translate(packet, &passage.headers, to, id, passage.undone);
             let (headers, former) = made.map_err(Refused::silently)?;
             (passage.headers, passage.former) = (headers, Some(former));
@@ -215,12 +215,6 @@ impl Nat {
             notes.note(Note::Translated { from, to: *to });
         }
         Ok(())
-    }
-
-    /// An identification of 16 bits, and those that follow it for as many packets as there are.
-    #[expect(clippy::cast_possible_truncation, reason = "the low half of a counter counts, too")]
-    pub(crate) fn short_identification(&self, packets: u16) -> u16 {
-        self.identifications(packets) as u16
     }
 
     /// An ICMP error: finds the flow of the packet it quotes.
@@ -247,9 +241,16 @@ impl Nat {
             notes.note(Note::Related { about: sent });
         }
         if sent.src.addr.is_ipv6() == headers.v6() {
-            passage.headers = icmp::rewrite(packet.octets_mut(), &headers, &quoted, &sent);
+            let octets = packet.octets_mut();
+            // What postrouting has given the quoted packet (`fit`).
+            if !headers.v6() && quoted.src != sent.src.addr && !quoted.dont_fragment {
+                let quoted = &mut octets[headers.transport + icmp::HEADER..];
+                let given = u16::from_be_bytes([quoted[4], quoted[5]]);
+                renumber(quoted, self.identifications.before(given));
+            }
+            passage.headers = icmp::rewrite(octets, &headers, &quoted, &sent);
         } else {
-            let id = self.short_identification(1);
+            let id = self.identifications.take_short(1);
             let made = siit::translate_error(packet, &headers, &quoted, &sent, id);
             let (headers, former) = made.map_err(Refused::silently)?;
             (passage.headers, passage.former) = (headers, Some(former));

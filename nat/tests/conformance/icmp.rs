@@ -1,10 +1,12 @@
 //! RFC 5508: ICMP queries and errors, and ICMPv6 likewise.
 
+use std::collections::HashSet;
+
 use nat::{Reason, Tell};
 
 use crate::lab::{EXTERNAL, EXTERNAL6, Lab};
 use crate::wire::{
-    ACK, SYN, SYN_ACK, control, echo, error, icmp_message, read_quoted, sign_v4, udp,
+    ACK, SYN, SYN_ACK, control, dont_fragment, echo, error, icmp_message, read_quoted, sign_v4, udp,
 };
 
 const FAMILIES: [[&str; 4]; 2] = [
@@ -112,10 +114,7 @@ fn i4_an_error_from_outside_reaches_who_is_concerned_with_what_he_sent() {
                 assert_eq!(seen.dst.ip().to_string(), alice);
                 assert_eq!(seen.icmp(), kind);
                 assert_eq!(seen.body[4..8], word.to_be_bytes());
-                // Whole, checksums included, but for the identification, which another has now.
-                let quoted = read_quoted(seen.quoted(), seen.quoted().len() == packet.len());
-                assert_eq!(quoted.body, read_quoted(&packet, true).body);
-                assert_eq!(quoted.src, read_quoted(&packet, true).src);
+                assert_eq!(seen.quoted(), packet, "as its sender wrote it, checksums included");
             }
         }
         let stranger = udp(&with_port(shown, 4711), &with_port(far, 9), b"");
@@ -218,6 +217,33 @@ fn i8_without_resources_the_sender_is_told() {
     let refused = lab.leave(&echo("172.18.0.3", "198.51.100.2", 1, false)).unwrap_err();
     assert_eq!((refused.reason, refused.tell), (Reason::TableFull, Some(Tell::AdminProhibited)));
     assert_eq!(lab.nat.mappings().len(), 9, "what was leased on the way is given back");
+}
+
+/// RFC 6864 §4.1, §5.3: two containers that use the same at the same time; RFC 5508 REQ-4.
+#[test]
+fn i4_an_identification_given_outside_is_taken_back_in_what_is_quoted() {
+    let mut lab = Lab::default();
+    let mut sent = Vec::new();
+    for (n, host) in (0..200_u16).flat_map(|n| [(n, 2), (n, 3)]) {
+        let mut packet = udp(&format!("172.18.0.{host}:4000"), "198.51.100.2:9", b"hello");
+        packet[4..6].copy_from_slice(&n.to_be_bytes());
+        sign_v4(&mut packet);
+        sent.push((lab.leave(&packet).unwrap(), packet));
+    }
+    let given: HashSet<_> = sent.iter().map(|(outside, _)| [outside[4], outside[5]]).collect();
+    assert_eq!(given.len(), sent.len(), "no two at a time");
+    for (outside, packet) in &sent {
+        let seen = lab.back(&error("198.51.100.254", EXTERNAL, (11, 0), 0, outside));
+        assert_eq!(seen.quoted(), packet);
+    }
+    // What may not be cut keeps its own.
+    let mut whole = dont_fragment(sent[0].1.clone());
+    whole[4..6].copy_from_slice(&[0x12, 0x34]);
+    sign_v4(&mut whole);
+    let outside = lab.leave(&whole).unwrap();
+    assert_eq!(outside[4..6], whole[4..6]);
+    let seen = lab.back(&error("198.51.100.254", EXTERNAL, (11, 0), 0, &outside));
+    assert_eq!(seen.quoted(), whole);
 }
 
 #[test]
