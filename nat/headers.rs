@@ -249,7 +249,8 @@ fn read_body(protocol: Protocol, v6: bool, octets: &[u8]) -> Result<Body, Malfor
                 (false, 8 | 13 | 15 | 17) | (true, 128) => Body::Query { id, answer: false },
                 (false, 0 | 14 | 16 | 18) | (true, 129) => Body::Query { id, answer: true },
                 // Source quench is deprecated (RFC 6633) and not translated (RFC 5508 REQ-10).
-                (false, 3 | 5 | 11 | 12) | (true, 1..=4) => Body::Error,
+                // Nor is a redirect, whose gateway is no neighbour of the translated packet's sender.
+                (false, 3 | 11 | 12) | (true, 1..=4) => Body::Error,
                 _ => Body::Message,
             })
         }

@@ -246,6 +246,24 @@ fn i4_an_identification_given_outside_is_taken_back_in_what_is_quoted() {
     assert_eq!(seen.quoted(), whole);
 }
 
+/// RFC 1812 §5.2.7.2: a redirect is a neighbour's to a host of its own network; `nf_nat_icmp_reply_translation`.
+#[test]
+fn i10_a_redirect_is_not_translated() {
+    for [alice, far, shown, router] in FAMILIES {
+        let mut lab = Lab::default();
+        let sent = lab.leave(&udp(&with_port(alice, 40_000), &with_port(far, 9), b"hello"));
+        let redirect = if alice.contains(':') { (137, 0) } else { (5, 1) };
+        let gateway = u32::from_be_bytes([198, 51, 100, 253]);
+        let message = error(router, shown, redirect, gateway, &sent.unwrap());
+        match lab.arrive(&message) {
+            Ok(packet) => {
+                assert_eq!(packet, message, "it is for the station, and none of the NAT's")
+            }
+            Err(refused) => assert_eq!(refused.reason, Reason::NoFlow),
+        }
+    }
+}
+
 #[test]
 fn i10_source_quench_is_not_translated() {
     let mut lab = Lab::default();
