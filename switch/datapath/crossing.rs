@@ -204,8 +204,12 @@ impl Crossing {
             Ok(passage) => passage,
             Err(refused) => return Err(teller.refuse(legs, slot, refused)),
         };
+        let last_hop = arrival.packet.hop_limit <= 1;
         if let Some((owner, direction)) = passage.owner() {
-            return Ok(Crossed::Owned(owner, direction, None));
+            return match last_hop {
+                true => Err(teller.last_hop(legs, slot)),
+                false => Ok(Crossed::Owned(owner, direction, None)),
+            };
         }
         let dst = passage.destination();
         let way = self.way(legs, ingress.inside, dst);
@@ -213,10 +217,9 @@ impl Crossing {
             passage.restore(slot);
             return self.own(legs, teller, slot, &passage).map(|()| Crossed::Done);
         }
-        if arrival.packet.hop_limit <= 1 {
+        if last_hop {
             passage.restore(slot);
-            teller.tell(legs, slot, IcmpError::TimeExceeded);
-            return Err(DropReason::TtlExceeded);
+            return Err(teller.last_hop(legs, slot));
         }
         let (zone, addresses) = match way {
             Way::Inside(zone) => (zone, &[][..]),
@@ -387,6 +390,12 @@ impl Teller<'_> {
             let received = received(self.arrival, slot);
             dp.tell(&received, &self.arrival.packet, what, self.now, self.out);
         }
+    }
+
+    /// Tells the sender of a packet that it may go no further.
+    fn last_hop<L: Legs>(&mut self, legs: &mut L, slot: &Slot<'_>) -> DropReason {
+        self.tell(legs, slot, IcmpError::TimeExceeded);
+        DropReason::TtlExceeded
     }
 
     /// Tells the sender of a packet the NAT refused what it may know, and says why it goes no further.

@@ -4,7 +4,7 @@ use datapath::DropReason;
 use pnet::packet::tcp::TcpFlags;
 
 use crate::town::{NET, OURS, P1, Plan, ROUTER, SEGMENT, Sent, Town, distant, on_link};
-use crate::ways::{down, one, up};
+use crate::ways::{down, one, relay, up};
 use crate::wire::{ALICE, GATEWAY, Tcp, What, ip};
 
 const FAMILIES: [bool; 2] = [false, true];
@@ -45,6 +45,18 @@ fn a_packet_at_its_last_hop_dies_on_either_side() {
         assert_eq!(((kind, code), ip.src, ip.dst), (error, OURS.addr(v6), distant(v6)));
         assert_eq!(body, packet, "as it came");
     }
+}
+
+/// Nor has the relay any more of it.
+#[test]
+fn a_relayed_flow_s_packet_dies_at_its_last_hop() {
+    let mut town = Town::new(Plan::default());
+    relay(&town);
+    let data = Tcp { flags: TcpFlags::ACK, seq: 1, ack: 1 };
+    let packet = ip(ALICE.v4, distant(false)).ttl(1).tcp(80, 999, data, b"hello");
+    let Err((why, said)) = town.bring(NET, P1, &up(&packet)) else { panic!("it is passed on") };
+    assert_eq!((why, town.owned), (DropReason::TtlExceeded, None));
+    told_alice(said, false, (11, 0), &packet);
 }
 
 /// RFC 4787 REQ-13, RFC 1191, RFC 8201.

@@ -301,16 +301,22 @@ fn a_frame_still_to_be_segmented_crosses_as_one() {
     }
 }
 
-/// A flow of the relay's, as a published port has it on the host's own address, is the relay's.
-#[test]
-fn a_relayed_flow_is_left_to_its_owner() {
-    let mut town = Town::new(Plan::default());
+/// Enters a flow of the relay's, as a published port has it on the host's own address: of a distant client's port 999
+/// with Alice's port 80.
+pub(crate) fn relay(town: &Town) -> Owner {
     let at = |addr, port| TransportAddr::new(addr, port);
     let client = at(distant(false), 999);
     let original = Tuple::new(Protocol::Tcp, client, at(ALICE.addr(false), 80));
     let (reply, owner) = (original.inverse(), Owner(42));
     let entry = Entry::new(NET, Direction::Reply, original, reply, owner, town.now);
     town.nat.conntrack().insert(nat::Account(1), entry).unwrap();
+    owner
+}
+
+#[test]
+fn a_relayed_flow_is_left_to_its_owner() {
+    let mut town = Town::new(Plan::default());
+    let owner = relay(&town);
     let data = Tcp { flags: TcpFlags::ACK, seq: 1, ack: 1 };
     let packet = ip(ALICE.v4, distant(false)).tcp(80, 999, data, b"hello");
     let sent = town.bring(NET, P1, &up(&packet)).unwrap();
