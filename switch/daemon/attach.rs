@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use datapath::{IpMtu, PortId, PortRole};
-use netns::Target;
+use netns::{Netns, Target};
 use worker::{NetworkId, PortConfig};
 
 use crate::api;
@@ -72,6 +72,9 @@ impl Daemon {
                 _ => None,
             };
         let inode = target.open()?.inode();
+        if inode == Netns::current()?.inode() {
+            return Err(Error::Invalid { what: "target", value: target.to_string(), why: OURS });
+        }
         let watch = match (process, &target) {
             (Some(pidfd), _) => Watch::Process(pidfd),
             (None, Target::Path(path)) => Watch::File(path.clone(), inode),
@@ -294,8 +297,10 @@ impl Daemon {
     }
 }
 
-const NO_CURRENT: &str =
-    "write pid:N, the path of a namespace, or its name below /run/netns (pid:$$ is your shell's)";
+const NO_CURRENT: &str = "write pid:N, the path of a namespace, or its name below /run/netns";
+/// The interface would take the default route of the host, and with it the way of our own uplink.
+const OURS: &str = "this is the daemon's own namespace, with the host's interfaces; attach another, as \
+    `pontoon ns add NAME` or `unshare --net` make";
 
 fn target(text: &str) -> Result<Target, Error> {
     let Ok(target) = text.parse::<Target>();

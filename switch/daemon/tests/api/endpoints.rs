@@ -84,6 +84,8 @@ fn what_is_asked_for_is_given_or_refused() {
     assert!(network.contains("no network net9"), "{network}");
     let ifname = refused(|request| request.ifname = Some("lo".into()));
     assert!(ifname.contains("already has an interface lo"), "{ifname}");
+    let ours = refused(|request| request.target = format!("pid:{}", std::process::id()));
+    assert!(ours.contains("the daemon's own namespace"), "{ours}");
     assert_eq!(daemon.client.endpoints().expect("a list").len(), 1);
 }
 
