@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use ::daemon::api::{self, NatMapping, NatRule};
 use clap::{Args, ValueEnum};
 
-use crate::failure::Outcome;
+use crate::failure::{Outcome, note};
 use crate::output::{Listing, daemon, print, table};
 
 /// List the NAT's rules with their counts, and its mappings
@@ -27,7 +27,7 @@ pub(crate) struct Nat {
     #[arg(value_name = "NETWORK|IF")]
     of: Option<String>,
     /// Print the rules as another program would
-    #[arg(long = "as", value_enum, value_name = "WHOSE")]
+    #[arg(long = "as", value_enum, value_name = "WHOSE", conflicts_with = "format")]
     like: Option<Like>,
     /// With --as linux: print flows and octets before each rule, as iptables-save -c
     #[arg(short, long, requires = "like")]
@@ -46,6 +46,11 @@ enum Like {
 impl Nat {
     pub(crate) fn go(self) -> Outcome {
         let nats = daemon()?.nat(self.of.as_deref())?;
+        if nats.is_empty() {
+            note(
+                "no network has a raw uplink; `pontoon network create --uplink raw:IF NAME` makes one",
+            );
+        }
         match self.like {
             Some(Like::Linux) => print(&saved(&nats, self.counters)),
             None => self.listing.print(&nats, text),

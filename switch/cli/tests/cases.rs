@@ -213,6 +213,9 @@ fn what_an_uplink_cannot_be(host: &Host) {
     let (_, said) = host.fails(&["nat", "bridge"]);
     assert!(said.contains("has the uplink sockets, where no rules are"), "{said}");
     assert_eq!(host.json(&["nat", "--format", "json"]), serde_json::json!([]));
+    assert!(text(&host.pontoon(&["nat"]).stderr).contains("no network has a raw uplink"));
+    let (code, said) = host.fails(&["nat", "--as", "linux", "--format", "json"]);
+    assert!(code == 2 && said.contains("cannot be used with"), "{said}");
     host.says(&["network", "set", "bridge", "--filtering", "eif", "--timeouts", "linux,icmp=90"]);
     let options = &host.json(&["network", "inspect", "bridge"])[0]["Options"];
     assert_eq!(options["pontoon.filtering"], "eif");
