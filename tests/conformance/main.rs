@@ -31,6 +31,7 @@ mod mapping;
 mod matrix;
 mod pieces;
 mod pool;
+mod protocol;
 mod published;
 mod reassembly;
 mod refusal;
@@ -166,6 +167,7 @@ fn all() -> Vec<Probe> {
         published::PROBES,
         refusal::PROBES,
         inward::PROBES,
+        protocol::PROBES,
         crowd::PROBES,
         timers::PROBES,
         segment::PROBES,

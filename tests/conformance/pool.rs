@@ -19,6 +19,8 @@ probes! {
         "6888-4" ANY a_container_at_its_bound_is_alone_in_that(
             "daemon:--max-flows-per-container=20", "daemon:--max-tracked-per-container=20"
         );
+        "6888-8" ANY a_port_rests_before_another_has_it("--timeouts", "rfc,udp-unreplied=3,udp-stream=3");
+        "6056" ANY a_port_that_is_not_the_insides_cannot_be_guessed;
     }
     Raw {
         "U3a" ANY a_well_known_port_becomes_a_well_known_port;
@@ -142,5 +144,51 @@ fn a_container_at_its_bound_is_alone_in_that(lab: &Lab, family: Family) -> Verdi
     ensure!(map(&modest, own, &outside, peer)? == before, "{before} was taken away");
     map(&modest, modest.at(family, 44_001), &outside, peer)?;
     lab.end_containers();
+    Ok(())
+}
+
+/// For two minutes, but for whoever had it.
+fn a_port_rests_before_another_has_it(lab: &Lab, family: Family) -> Verdict {
+    let first = lab.insider(&format!("a{family:?}"))?;
+    let second = lab.insider(&format!("b{family:?}"))?;
+    let outside = lab.outsider(66);
+    let peer = outside.at(family, 9000);
+    let own = first.at(family, 44_100);
+    let had = map(&first, own, &outside, peer)?;
+    // Over after its three seconds, at the latest once it is looked for.
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(9);
+    let mut open = true;
+    while open {
+        ensure!(std::time::Instant::now() < end, "it is never over");
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        outside.says(peer, had, b"is it over?");
+        let came = |packet: &Packet| packet.datagram() == Some(b"is it over?");
+        open = first.wire.within(std::time::Duration::from_millis(200), came).is_some();
+    }
+    let other = map(&second, second.at(family, 44_100), &outside, peer)?;
+    ensure!(other != had, "{had} is another's at once");
+    let again = map(&first, own, &outside, peer)?;
+    ensure!(again == had, "{had} is {again} now");
+    Ok(())
+}
+
+/// RFC 6056 3: neither the next nor one at a constant distance.
+fn a_port_that_is_not_the_insides_cannot_be_guessed(lab: &Lab, family: Family) -> Verdict {
+    let first = lab.insider(&format!("a{family:?}"))?;
+    let second = lab.insider(&format!("b{family:?}"))?;
+    let outside = lab.outsider(66);
+    let peer = outside.at(family, 9000);
+    let mut distances = std::collections::HashSet::new();
+    let mut from_own = std::collections::HashSet::new();
+    let mut last = 0;
+    for port in 44_200..44_220 {
+        map(&first, first.at(family, port), &outside, peer)?;
+        let found = map(&second, second.at(family, port), &outside, peer)?.port();
+        distances.insert(found.wrapping_sub(last));
+        from_own.insert(found.wrapping_sub(port));
+        last = found;
+    }
+    ensure!(distances.len() > 15, "distances of {distances:?}");
+    ensure!(from_own.len() > 15, "distances of {from_own:?}");
     Ok(())
 }

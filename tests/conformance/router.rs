@@ -6,6 +6,7 @@ use crate::errors::{PORT, TTL, error};
 use crate::icmp::meanwhile;
 use crate::lab::{Family, Lab, Station};
 use crate::packet::{Packet, RST, SYN, Segment, TCP, UDP};
+use crate::wire::Wire;
 use crate::{Verdict, ensure, probes};
 
 probes! {
@@ -161,14 +162,18 @@ fn a_martians_packet_goes_no_further(lab: &Lab, family: Family) -> Verdict {
         Family::V4 => ["0.0.0.0", "127.0.0.1", "224.0.0.1", "255.255.255.255", "192.0.2.99"],
         Family::V6 => ["::", "::1", "ff02::1", "fe80::99", "2001:db8:99::1"],
     };
+    let segment = Wire::on(lab.router(), "down0", &[]);
     for sender in senders {
         let from = SocketAddr::new(sender.parse().unwrap(), 47_300);
         inside.says(from, outside.at(family, 9000), b"from elsewhere");
     }
     meanwhile(lab, &inside, family, |_| false)?;
-    let came = outside.wire.all(|packet| packet.datagram() == Some(b"from elsewhere"));
-    ensure!(came.is_empty(), "went on: {came:?}");
-    Ok(())
+    for wire in [&segment, &outside.wire] {
+        let came = wire.all(|packet| packet.datagram() == Some(b"from elsewhere"));
+        ensure!(came.is_empty(), "went on: {came:?}");
+    }
+    inside.says(inside.at(family, 47_300), outside.at(family, 9000), b"from oneself");
+    outside.hears(b"from oneself").map(drop)
 }
 
 /// Sends octets as they are; nothing with `data` may come out.
@@ -180,11 +185,15 @@ fn goes_no_further(
     data: &[u8],
 ) -> Verdict {
     let outside = lab.outsider(66);
+    // As far as the host's own segment: the router there has its own mind about such packets.
+    let segment = Wire::on(lab.router(), "down0", &[]);
     for octets in octets {
         inside.wire.send_octets(octets);
     }
     meanwhile(lab, inside, family, |_| false)?;
     let has = |packet: &Packet| packet.payload.windows(data.len()).any(|window| window == data);
+    let came = segment.all(has);
+    ensure!(came.is_empty() && segment.bad().is_empty(), "went on: {came:?} {:?}", segment.bad());
     let came = outside.wire.all(has);
     ensure!(came.is_empty(), "went on: {came:?}");
     ensure!(outside.wire.bad().is_empty(), "went on: {:?}", outside.wire.bad());
