@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread;
@@ -41,7 +42,61 @@ fn cell(subject: Subject, probe: &Probe) -> (String, Vec<String>) {
     (marks, wrongs)
 }
 
-/// `PROBE` and `SUBJECTS` in the environment choose by part of a name, number or file.
+/// By row and column.
+type Cells = BTreeMap<(usize, usize), (String, Vec<String>)>;
+
+/// A row for each probe, and how many of what was asked is right.
+fn table(probes: &[Probe], subjects: &[Subject], cells: &Cells) -> String {
+    let names: Vec<_> = subjects.iter().map(|subject| subject.name()).collect();
+    let mut lines = vec![format!("| requirement | {} |", names.join(" | "))];
+    lines.push(format!("|--|{}", "--|".repeat(subjects.len())));
+    for (row, probe) in probes.iter().enumerate() {
+        let marks: Vec<_> =
+            (0..subjects.len()).map(|column| cells[&(row, column)].0.as_str()).collect();
+        let of = match probe.of {
+            Of::Raw | Of::RawAlone => " (raw)",
+            Of::Sockets => " (sockets)",
+            Of::Both => "",
+        };
+        let name = probe.name.replace('_', " ");
+        lines.push(format!("| {} {name}{of} | {} |", probe.id, marks.join(" | ")));
+    }
+    let right = (0..subjects.len()).map(|column| {
+        let marks = (0..probes.len()).map(|row| cells[&(row, column)].0.as_str());
+        let asked = marks.clone().filter(|marks| *marks != "·").flat_map(str::chars).count();
+        let right = marks.flat_map(str::chars).filter(|mark| matches!(mark, '4' | '6')).count();
+        format!("{right} of {asked}")
+    });
+    lines.push(format!("| right | {} |", right.collect::<Vec<_>>().join(" | ")));
+    lines.join("\n") + "\n"
+}
+
+/// What was run, when and where, and how to read it.
+fn heading(subjects: &[Subject]) -> String {
+    let says = |program: &str, args: &[&str]| {
+        let output = Command::new(program).args(args).output();
+        let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+        text.unwrap_or_default().lines().next().unwrap_or_default().to_owned()
+    };
+    let versions: Vec<_> = subjects
+        .iter()
+        .filter_map(|subject| subject.program())
+        .map(|program| says(&program.to_string_lossy(), &["--version"]))
+        .collect();
+    format!(
+        "# What each does of each requirement\n\n\
+         Made by `TABLE=tests/conformance/last.md cargo test --test conformance matrix -- --ignored --nocapture`\n\
+         on {}, Linux {}, {}.\n\n\
+         4, 6: right in that family; ✗: wrong; ‼: could not be asked; ·: not required, or nobody's but\n\
+         pontoon's to be set up. `nothing` is a host that lets nothing through: no probe may find it right.\n\n",
+        says("date", &["-u", "+%-d %B %Y"]),
+        says("uname", &["-r"]),
+        versions.join(", "),
+    )
+}
+
+/// In the environment, `TABLE` names a file for the table, and `PROBE` and `SUBJECTS` choose by part of a
+/// name, number or file.
 pub(crate) fn matrix() -> Result<(), Failed> {
     PATIENCE.store(4, Relaxed);
     let chosen = |what: &str, names: &[&str]| match std::env::var(what) {
@@ -58,7 +113,7 @@ pub(crate) fn matrix() -> Result<(), Failed> {
     let next = AtomicUsize::new(0);
     let cells = Mutex::new(BTreeMap::new());
     thread::scope(|scope| {
-        for _ in 0..6 {
+        for _ in 0..crate::AT_ONCE {
             scope.spawn(|| {
                 while let Some(job) = jobs.get(next.fetch_add(1, Relaxed)) {
                     let (row, column) = (job / subjects.len(), job % subjects.len());
@@ -69,19 +124,10 @@ pub(crate) fn matrix() -> Result<(), Failed> {
         }
     });
     let cells = cells.into_inner().unwrap();
-    let names: Vec<_> = subjects.iter().map(|subject| subject.name()).collect();
-    println!("| requirement | {} |", names.join(" | "));
-    println!("|--|{}", "--|".repeat(subjects.len()));
-    for (row, probe) in probes.iter().enumerate() {
-        let marks: Vec<_> =
-            (0..subjects.len()).map(|column| cells[&(row, column)].0.as_str()).collect();
-        let of = match probe.of {
-            Of::Raw | Of::RawAlone => " (raw)",
-            Of::Sockets => " (sockets)",
-            _ => "",
-        };
-        let name = probe.name.replace('_', " ");
-        println!("| {} {name}{of} | {} |", probe.id, marks.join(" | "));
+    let table = table(&probes, &subjects, &cells);
+    println!("{table}");
+    if let Some(file) = std::env::var_os("TABLE") {
+        std::fs::write(file, format!("{}{table}", heading(&subjects)))?;
     }
     for ((row, column), (_, wrongs)) in &cells {
         for wrong in wrongs {

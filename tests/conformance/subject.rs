@@ -59,8 +59,13 @@ impl Subject {
         match self {
             Sockets | Raw => true,
             Kernel | Nothing => program("nft").is_some(),
-            Pasta | Slirp => program(self.name()).is_some(),
+            Pasta | Slirp => self.program().is_some(),
         }
+    }
+
+    /// The program it is, if it is one of others'.
+    pub(crate) fn program(self) -> Option<PathBuf> {
+        matches!(self, Pasta | Slirp).then(|| program(self.name())).flatten()
     }
 
     pub(crate) fn external(self, family: Family) -> IpAddr {
