@@ -421,6 +421,7 @@ fn router(scene: &Scene) -> Running {
     command.args(["--dhcp-range=172.18.0.50,172.18.0.60,255.255.0.0,1h"]);
     command.args(["--dhcp-option=option:router,172.18.0.1"]);
     command.args(["--dhcp-option=option:dns-server,172.18.0.53"]);
+    command.arg("--dhcp-option=option6:dns-server,[2001:db8:7::53]");
     command.arg("--dhcp-range=2001:db8:7::,ra-only,64");
     command.arg(format!("--dhcp-leasefile={}", scene.file("leases").display()));
     let router = Running::start(&scene.world, command);
@@ -444,7 +445,10 @@ fn a_station_asks_for_its_addresses_and_its_networks_step_aside() {
     let uplink = &lan["Uplink"];
     assert_eq!((&uplink["Status"], &uplink["Conflicts"]), (&"up".into(), &serde_json::json!([])));
     assert_eq!(uplink["Lease"]["Server"], "172.18.0.1", "{uplink:#}");
+    assert_eq!(uplink["Lease"]["State"], "BOUND");
     assert_eq!(uplink["Lease"]["Dns"], serde_json::json!(["172.18.0.53"]));
+    let renewal = uplink["Lease"]["RenewsIn"].as_u64().unwrap();
+    assert!((1600..=1800).contains(&renewal), "{renewal}");
     let lease = uplink["Lease"]["ExpiresIn"].as_u64().unwrap();
     assert!((3500..=3600).contains(&lease), "{lease}");
     let origins = |uplink: &Value| -> Vec<String> {
@@ -460,6 +464,22 @@ fn a_station_asks_for_its_addresses_and_its_networks_step_aside() {
             .run(["run", "--network", "lan", "--", "ping", "-n", "-c", "1", "-W", "9", world])
             .succeeded();
     }
+    // What the segment says of name servers is what containers ask, but for whoever knows better.
+    let both = serde_json::json!(["172.18.0.53", "2001:db8:7::53"]);
+    assert_eq!(network(&scene, "lan")["Uplink"]["Dns"], both);
+    let asked = |options: &[&str]| -> Vec<String> {
+        let run = ["run", "--network", "lan"].into_iter().chain(options.iter().copied());
+        let run = scene.run(run.chain(["--", "cat", "/etc/resolv.conf"])).succeeded();
+        let servers = run.stdout.lines().filter_map(|line| line.strip_prefix("nameserver "));
+        servers.map(str::to_owned).collect()
+    };
+    assert_eq!(asked(&[]), ["172.18.0.53", "2001:db8:7::53"]);
+    assert_eq!(asked(&["--dns", "192.0.2.53"]), ["192.0.2.53"]);
+    scene.run(["network", "create", "--uplink", "raw:up0", "four"]).succeeded();
+    let run = ["run", "--network", "four", "--", "cat", "/etc/resolv.conf"];
+    let four = scene.run(run).succeeded().stdout;
+    assert!(four.contains("nameserver 172.18.0.53") && !four.contains("2001:db8"), "{four}");
+    scene.run(["network", "rm", "four"]).succeeded();
     // Given up, the address is the server's again.
     scene.run(["network", "rm", "lan"]).succeeded();
     router.says("DHCPRELEASE");

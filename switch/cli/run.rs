@@ -61,7 +61,7 @@ pub(crate) struct Run {
     publish_all: bool,
     #[command(flatten)]
     address: Address,
-    /// A name server, instead of the host's
+    /// A name server, instead of the network's or the host's
     #[arg(long, value_name = "ADDR")]
     dns: Vec<IpAddr>,
     /// A line for /etc/hosts; host-gateway stands for the gateway's address

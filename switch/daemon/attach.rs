@@ -114,13 +114,17 @@ impl Daemon {
         target: Target,
         inode: u64,
     ) -> Result<u64, Error> {
+        let rows = self.switch.segment_rows();
         let mut registry = self.registry();
         if registry.endpoints.len() >= MAX_ENDPOINTS {
             return Err(Error::TooManyEndpoints(MAX_ENDPOINTS));
         }
         let network = registry.network(&request.network)?;
         let others = registry.endpoints.values();
-        let endpoint = Endpoint::plan(network, others, request, target, inode)?;
+        let mut endpoint = Endpoint::plan(network, others, request, target, inode)?;
+        if endpoint.dns.is_empty() {
+            endpoint.dns = network.learnt_dns(&rows);
+        }
         let at = registry.next;
         registry.next += 1;
         registry.endpoints.insert(at, endpoint);

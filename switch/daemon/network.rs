@@ -11,7 +11,7 @@ use std::time::SystemTime;
 use datapath::{IpMtu, PortId};
 use ipnet::IpNet;
 use smoltcp::wire::IpCidr;
-use worker::{Gateway, NetworkConfig, NetworkId, Policy, SegmentId};
+use worker::{Gateway, NetworkConfig, NetworkId, Policy, SegmentId, SegmentRow};
 
 use crate::api;
 use crate::error::Error;
@@ -109,6 +109,16 @@ impl Network {
         *first = other;
         let subnet = first.subnet;
         Some(format!("{was} overlaps {clash}, so network {} is {subnet}", self.name))
+    }
+
+    /// The name servers that its segment tells of and containers of it can ask; `rows` are what the switch says.
+    pub(crate) fn learnt_dns(&self, rows: &[SegmentRow]) -> Vec<IpAddr> {
+        let row = rows.iter().find(|row| Some(row.segment) == self.segment);
+        let reachable = |addr: &&IpAddr| {
+            let near = matches!(addr, IpAddr::V6(addr) if addr.is_unicast_link_local());
+            !near && self.subnets.iter().any(|own| own.subnet.addr().is_ipv4() == addr.is_ipv4())
+        };
+        row.into_iter().flat_map(|row| &row.dns).filter(reachable).copied().collect()
     }
 
     /// What the workers must know of it.

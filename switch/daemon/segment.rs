@@ -267,6 +267,7 @@ impl Segment {
                     state: match address.state {
                         AddressState::Tentative => "tentative",
                         AddressState::Valid => "valid",
+                        AddressState::Deprecated => "deprecated",
                         AddressState::Conflict => "conflict",
                     }
                     .to_owned(),
@@ -275,10 +276,13 @@ impl Segment {
                 .collect(),
             routers: row.iter().flat_map(|row| &row.routers).map(ToString::to_string).collect(),
             lease: row.and_then(|row| row.lease.as_ref()).map(|lease| api::Lease {
-                server: lease.server.to_string(),
-                expires_in: lease.expires_in.as_secs(),
+                state: lease.state.to_owned(),
+                server: lease.server.map(|server| server.to_string()).unwrap_or_default(),
+                renews_in: lease.renews_in.map(|time| time.as_secs()),
+                expires_in: lease.expires_in.map(|time| time.as_secs()),
                 dns: lease.dns.iter().map(ToString::to_string).collect(),
             }),
+            dns: row.iter().flat_map(|row| &row.dns).map(ToString::to_string).collect(),
             conflicts,
             networks: networks.map(|network| network.name.clone()).collect(),
         }
@@ -294,6 +298,7 @@ impl Segment {
             let state = match address.state {
                 AddressState::Tentative => ", asked for",
                 AddressState::Valid => "",
+                AddressState::Deprecated => ", deprecated",
                 AddressState::Conflict => ", in use by another station",
             };
             format!("{} ({}{state})", address.cidr, origin(address.origin))
@@ -376,7 +381,8 @@ fn subnet(cidr: &IpCidr) -> Option<IpNet> {
 
 /// Whether it is an address the station may speak from; those it shows containers with are not.
 fn is_own_and_valid(address: &AddressRow) -> bool {
-    address.state == AddressState::Valid && address.origin != AddressOrigin::Shown
+    let valid = matches!(address.state, AddressState::Valid | AddressState::Deprecated);
+    valid && address.origin != AddressOrigin::Shown
 }
 
 /// Where an address comes from, in a word.

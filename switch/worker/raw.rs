@@ -142,6 +142,7 @@ impl Switch {
                 addresses: Vec::new(),
                 routers: Vec::new(),
                 lease: None,
+                dns: Vec::new(),
                 port,
             };
             Some(station.look(|presence| with_presence(row.clone(), presence, now)).unwrap_or(row))
@@ -189,7 +190,8 @@ fn with_presence(row: SegmentRow, presence: &Presence, now: Instant) -> SegmentR
         },
         state: match own.standing {
             Standing::Tentative => AddressState::Tentative,
-            Standing::InUse | Standing::Deprecated => AddressState::Valid,
+            Standing::InUse => AddressState::Valid,
+            Standing::Deprecated => AddressState::Deprecated,
             Standing::Conflict => AddressState::Conflict,
         },
         valid_for: own.expires.map(left),
@@ -198,10 +200,13 @@ fn with_presence(row: SegmentRow, presence: &Presence, now: Instant) -> SegmentR
         IpAddr::V4(addr) => Some(addr),
         IpAddr::V6(_) => None,
     };
-    let lease = presence.lease().and_then(|lease| {
-        let [.., over] = lease.times?;
-        let dns = presence.dns().iter().copied().filter_map(v4).collect();
-        Some(LeaseRow { server: lease.server.and_then(v4)?, expires_in: left(over), dns })
+    let lease = presence.lease().map(|lease| LeaseRow {
+        state: lease.state,
+        server: lease.server.and_then(v4),
+        renews_in: lease.times.map(|[renewal, ..]| left(renewal)),
+        expires_in: lease.times.map(|[.., over]| left(over)),
+        // Routers tell of IPv6 ones alone.
+        dns: presence.dns().iter().copied().filter_map(v4).collect(),
     });
     let mut routers = Vec::new();
     for router in presence.routes().iter().filter(|hop| hop.to.prefix_len() == 0) {
@@ -210,7 +215,8 @@ fn with_presence(row: SegmentRow, presence: &Presence, now: Instant) -> SegmentR
             routers.extend(router.via);
         }
     }
-    SegmentRow { mtu: presence.mtu(), addresses: addresses.collect(), routers, lease, ..row }
+    let (addresses, dns) = (addresses.collect(), presence.dns().to_vec());
+    SegmentRow { mtu: presence.mtu(), addresses, routers, lease, dns, ..row }
 }
 
 fn invalid(why: String) -> io::Error {

@@ -115,6 +115,8 @@ pub enum AddressState {
     Tentative,
     /// In use.
     Valid,
+    /// In use as long as it is, and not for what is new: its preferred lifetime is over (RFC 4862 §5.5.4).
+    Deprecated,
     /// Another station has it: it is not used.
     Conflict,
 }
@@ -132,13 +134,17 @@ pub struct AddressRow {
     pub valid_for: Option<Duration>,
 }
 
-/// A DHCP lease.
+/// A DHCP lease, or the asking for one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeaseRow {
-    /// Who gave it.
-    pub server: Ipv4Addr,
-    /// Time until it ends, unless it is renewed.
-    pub expires_in: Duration,
+    /// The client's state in the words of RFC 2131 §4.4, such as `BOUND`.
+    pub state: &'static str,
+    /// Who gave it, if anybody has.
+    pub server: Option<Ipv4Addr>,
+    /// Time until more of it is asked for; `None` where it has no end.
+    pub renews_in: Option<Duration>,
+    /// Time until it ends, unless it is renewed; `None` where it has no end.
+    pub expires_in: Option<Duration>,
     /// Name servers it tells of.
     pub dns: Vec<Ipv4Addr>,
 }
@@ -156,8 +162,10 @@ pub struct SegmentRow {
     pub addresses: Vec<AddressRow>,
     /// The routers in use, at most one of each family.
     pub routers: Vec<IpAddr>,
-    /// The DHCP lease, if there is one.
+    /// The DHCP lease, or how far the asking for one is; `None` without DHCP.
     pub lease: Option<LeaseRow>,
+    /// Name servers that DHCP and routers tell of, the best first.
+    pub dns: Vec<IpAddr>,
     /// The port of its interface.
     pub port: PortId,
 }

@@ -157,8 +157,10 @@ pub struct Station {
     pub addresses: Vec<StationAddress>,
     /// Next hops for everything beyond the segment.
     pub routers: Vec<String>,
-    /// The DHCP lease, where there is one.
+    /// The DHCP lease, where it is asked for.
     pub lease: Option<Lease>,
+    /// Name servers that DHCP and routers tell of; containers of `pontoon run` ask them.
+    pub dns: Vec<String>,
     /// What stands against it, each in a sentence: addresses others have, subnets that overlap.
     pub conflicts: Vec<String>,
     /// The networks behind it.
@@ -174,20 +176,26 @@ pub struct StationAddress {
     /// `static`, `dhcp`, `slaac`: from a router's advertisement, or `snat-to`: of those containers are shown
     /// with, where they are the segment's.
     pub origin: String,
-    /// `tentative` while it is asked whether anybody has it, `valid`, or `conflict`: somebody has.
+    /// `tentative` while it is asked whether anybody has it, `valid`, `deprecated` when it is not for what is
+    /// new any more, or `conflict`: somebody has it.
     pub state: String,
     /// Seconds for which it may still be used, where that is not for ever.
     pub valid_for: Option<u64>,
 }
 
-/// A DHCP lease.
+/// A DHCP lease, or the asking for one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Lease {
-    /// Who gave it.
+    /// How far it is, in the words of RFC 2131 §4.4: `SELECTING` while a server is looked for, `REQUESTING`,
+    /// `BOUND`, `RENEWING`, `REBINDING`, `REBOOTING` when the interface was away, or `INIT`.
+    pub state: String,
+    /// Who gave it; empty while nobody has.
     pub server: String,
-    /// Seconds until it ends, unless it is renewed.
-    pub expires_in: u64,
+    /// Seconds until more of it is asked for, where it has an end.
+    pub renews_in: Option<u64>,
+    /// Seconds until it ends, unless it is renewed; where it has an end.
+    pub expires_in: Option<u64>,
     /// Name servers it tells of.
     pub dns: Vec<String>,
 }
@@ -319,7 +327,8 @@ pub struct Endpoint {
     /// Largest IP packet, in octets.
     #[serde(rename = "MTU")]
     pub mtu: u16,
-    /// Name servers its network was configured with (`dns` of the configuration file).
+    /// Name servers its network was configured with (`dns` of the configuration file), or those that were told
+    /// of on its segment.
     pub dns: Vec<String>,
     /// Its published ports, one for each listener.
     pub ports: Vec<PublishedPort>,
