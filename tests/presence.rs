@@ -22,8 +22,8 @@ use datapath::{
     Uplink,
 };
 use nat::{Conntrack, Profile, Zone};
-use net::{PATIENCE, Running, Scene, WORLD, Who, client, clients};
-use netns::{HostInterface, Take, open_interface};
+use net::{PATIENCE, Running, Scene, WORLD, Who, client, clients, wait_for};
+use netns::{HostInterface, Netns, Take, open_interface};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use smoltcp::time::Instant;
 
@@ -67,8 +67,12 @@ fn given<A: std::str::FromStr<Err = ()>>(addr: &str) -> Addressing<A> {
 
 impl Station {
     fn new(scene: &Scene, config: PresenceConfig) -> Self {
+        Self::on(&scene.host, "up0", config)
+    }
+
+    fn on(netns: &Netns, ifname: &str, config: PresenceConfig) -> Self {
         let take = Take::Stations(vec![US]);
-        let interface = scene.host.enter(|| open_interface("up0", &take, 1)).unwrap();
+        let interface = netns.enter(|| open_interface(ifname, &take, 1)).unwrap();
         let network = Network::of_segment(ZONE, Arc::new(Conntrack::new(16, Profile::Rfc)));
         let gateway = Arc::default();
         let mut datapath = Datapath::new(
@@ -252,6 +256,39 @@ fn a_lease_of_a_real_server_is_had_used_renewed_and_given_back() {
     station.live_until("given back", |_| server.written().contains("DHCPRELEASE(down0)"));
     assert_eq!(std::fs::read_to_string(scene.file("leases")).unwrap(), "");
     server.interrupt();
+}
+
+/// A network that is the segment itself: a container of it asks the segment's own server, and has its lease.
+#[test]
+fn a_container_on_the_segment_leases_an_address_by_itself() {
+    let (true, Some(scene)) = (clients(&["dnsmasq", "ping", "sleep"]), Scene::new(Who::Root))
+    else {
+        return;
+    };
+    let scene = scene.env("PONTOON_IDLE_EXIT", "1");
+    let range = "--dhcp-range=198.51.100.50,198.51.100.59,255.255.255.0,120";
+    let Some(server) = dnsmasq(&scene, &[range]) else { return };
+    scene.run(["network", "create", "--uplink", "bridge:up0", "seg"]).succeeded();
+    let run =
+        ["run", "--network", "seg", "--mac-address", "02:42:c6:33:64:05", "--", "sleep", "600"];
+    let container = scene.start(run);
+    wait_for("the container", || scene.json(["ps"])[0]["Status"] == "up");
+    let target = scene.json(["ps"])[0]["Target"].clone();
+    let pid = target.as_str().and_then(|target| target.strip_prefix("pid:")).unwrap().to_owned();
+    let inside = Netns::of_pid(pid.parse().unwrap()).unwrap();
+    let auto = PresenceConfig { v4: Addressing::Auto, ..config() };
+    let mut station = Station::on(&inside, "eth0", auto);
+    station.live_until("an address", |station| !station.addresses().is_empty());
+    let addr = station.addresses().remove(0).replace("/24", "");
+    assert!(addr.starts_with("198.51.100.5"), "{addr}");
+    is_found(&mut station, &scene, &addr);
+    station.leave();
+    station.live_until("given back", |_| server.written().contains("DHCPRELEASE(down0)"));
+    server.interrupt();
+    drop(container);
+    wait_for("the endpoint to go", || scene.json(["ps"]) == serde_json::json!([]));
+    scene.run(["network", "rm", "seg"]).succeeded();
+    scene.is_clean();
 }
 
 #[test]

@@ -212,6 +212,37 @@ fn a_run_may_have_an_uplink_of_its_own_and_a_network_may_be_the_segment_itself()
     scene.is_clean();
 }
 
+/// RFC 5227 §2.1, RFC 4862 §5.4, for a container whose kernel asks nobody.
+#[test]
+fn a_container_on_the_segment_gets_an_address_that_no_other_station_has() {
+    let (true, Some(scene)) = (clients(&["ip"]), scene()) else { return };
+    for taken in ["198.51.100.64/32", "198.51.100.65/32", "2001:db8:7::40/128"] {
+        have(&scene, taken);
+    }
+    let create = ["network", "create", "--uplink", "bridge:up0", "--subnet", "198.51.100.0/24"];
+    let more = ["--subnet", "2001:db8:7::/64", "--ip-range", "198.51.100.64/26"];
+    let more = more.into_iter().chain(["--ip-range", "2001:db8:7::40/122", "seg"]);
+    scene.run(create.into_iter().chain(more)).succeeded();
+    let run = |options: &[&str]| {
+        let args = ["run", "--network", "seg"].into_iter().chain(options.iter().copied());
+        scene.run(args.chain(["--", "ip", "-brief", "address", "show", "eth0"]))
+    };
+    for (options, addr, fix) in [
+        (["--ip", "198.51.100.65"], "198.51.100.65", "choose another: --ip ADDR"),
+        (["--ip6", "2001:db8:7::40"], "2001:db8:7::40", "choose another: --ip6 ADDR"),
+        (["--ip", HOST], HOST, "by the host"),
+    ] {
+        run(&options).failed(125, &[&format!("address {addr} is in use on up0 by "), fix]);
+    }
+    let shown = run(&[]).succeeded().stdout;
+    assert!(shown.contains("198.51.100.66/24") && shown.contains("2001:db8:7::41/64"), "{shown}");
+    let shown = run(&["--ip", "198.51.100.77"]).succeeded().stdout;
+    assert!(shown.contains("198.51.100.77/24"), "{shown}");
+    wait_for("the endpoints to go", || scene.json(["ps"]) == serde_json::json!([]));
+    scene.run(["network", "rm", "seg"]).succeeded();
+    scene.is_clean();
+}
+
 /// A route of the world's, by the station.
 fn route_back(scene: &Scene, prefix: &str, station: &str) {
     let via = Some(station.parse().unwrap());

@@ -65,7 +65,8 @@ UPLINK is
               gateway6=ADDR, mac=MAC, nat=off. Networks with the same IF share the station.
   bridge:IF   IF is a port of the network: containers are stations of its segment, with addresses of
               their own: by DHCP in the container, or of a --subnet of that segment's (give --ip-range,
-              too, as nobody else may hand those out), whose router --gateway names; as root.
+              too, as nobody else may hand those out; each is asked for before a container has it), whose
+              router --gateway names; as root.
 
 Timers of --timeouts, in seconds or as 90s, 5m, 2h4m: tcp-syn-sent, tcp-syn-recv, tcp-established,
 tcp-fin-wait, tcp-close-wait, tcp-last-ack, tcp-time-wait, tcp-close, tcp-max-retrans, tcp-unacknowledged,

@@ -4,10 +4,11 @@
 //! failure. No lock is held over the slow steps; `settled` tells those who wait for an end.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use datapath::{IpMtu, PortId, PortRole};
+use datapath::{IpMtu, MacAddr, PortId, PortRole};
 use netns::{Netns, Target};
 use worker::{NetworkId, PortConfig};
 
@@ -17,8 +18,13 @@ use crate::error::Error;
 use crate::host;
 use crate::keeper::Keeper;
 use crate::log::log;
+use crate::mac;
+use crate::rivals;
 use crate::spec::PublishSpec;
 use crate::state::Daemon;
+
+/// Addresses tried for one endpoint, each of which another station was found to have.
+const MAX_RIVALS: usize = 16;
 
 /// Most endpoints.
 const MAX_ENDPOINTS: usize = 16_384;
@@ -88,7 +94,7 @@ impl Daemon {
             }
         };
         self.refresh_host_addresses();
-        let at = self.promise(request, target, inode)?;
+        let at = self.promise_free(request, &target, inode)?;
         let done = self.make_device(at).and_then(|()| self.publish_at(at, &specs));
         if let Err(error) = done {
             self.take_down(at);
@@ -105,6 +111,67 @@ impl Daemon {
         let endpoint = endpoint.describe();
         self.settled.notify_all();
         Ok(Attached { endpoint, watch })
+    }
+
+    /// Promises addresses that no other station has, where the network is a segment of the host's. One that was
+    /// chosen gives way to another.
+    fn promise_free(
+        &self,
+        request: &api::EndpointCreate,
+        target: &Target,
+        inode: u64,
+    ) -> Result<u64, Error> {
+        for _ in 0..MAX_RIVALS {
+            let at = self.promise(request, target.clone(), inode)?;
+            let (interface, mac, addrs) = {
+                let registry = self.registry();
+                let Some(endpoint) = registry.endpoints.get(&at) else { return Ok(at) };
+                let network = registry.by_number(endpoint.network);
+                let bridged = network.filter(|network| network.bridged.is_some());
+                let Some(interface) = bridged.and_then(|network| network.uplink.interface()) else {
+                    return Ok(at);
+                };
+                (interface.to_owned(), endpoint.mac, endpoint.ips())
+            };
+            let (addr, station) = match self.rival(&interface, mac, &addrs) {
+                Ok(None) => return Ok(at),
+                Ok(Some(rival)) => rival,
+                Err(error) => {
+                    self.take_down(at);
+                    return Err(error);
+                }
+            };
+            let mut registry = self.registry();
+            let number = registry.endpoints.get(&at).map(|endpoint| endpoint.network);
+            if let Some(network) = number.and_then(|number| registry.by_number_mut(number)) {
+                network.note_foreign(addr);
+            }
+            drop(registry);
+            self.take_down(at);
+            let option = if addr.is_ipv4() { "--ip" } else { "--ip6" };
+            let asked = if addr.is_ipv4() { &request.ip } else { &request.ip6 };
+            if asked.is_some() {
+                let fix = format!("{option} ADDR");
+                return Err(Error::AddressConflict { addr, interface, station, fix });
+            }
+        }
+        Err(Error::NoFreeAddress { network: request.network.clone(), tried: MAX_RIVALS })
+    }
+
+    /// Who else has one of these addresses on the segment of `interface`.
+    fn rival(
+        &self,
+        interface: &str,
+        mac: MacAddr,
+        addrs: &[IpAddr],
+    ) -> Result<Option<(IpAddr, String)>, Error> {
+        // The host's own station does not hear us: what we send leaves by the wire.
+        let host = self.registry().host_addresses.clone();
+        if let Some(addr) = addrs.iter().find(|addr| host.contains(addr)) {
+            return Ok(Some((*addr, "the host".to_owned())));
+        }
+        let rival = rivals::rival(interface, mac, addrs)?;
+        Ok(rival.map(|(addr, station)| (addr, mac::text(station))))
     }
 
     /// Puts the endpoint into the registry, so that its name and addresses are nobody else's.

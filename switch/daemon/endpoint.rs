@@ -269,7 +269,8 @@ fn addresses<'a>(
     let owner = |addr: IpAddr| {
         here.clone().find(|other| other.ips().contains(&addr)).map(|other| other.name.clone())
     };
-    let used: BTreeSet<IpAddr> = here.clone().flat_map(Endpoint::ips).collect();
+    let used = here.clone().flat_map(Endpoint::ips).chain(network.foreign.iter().copied());
+    let used: BTreeSet<IpAddr> = used.collect();
     let choose = |subnet: &Subnet| {
         let pool = subnet.pool();
         let addr = match if subnet.subnet.addr().is_ipv4() { ip } else { ip6 } {

@@ -149,6 +149,16 @@ pub enum Error {
         /// The option that gives one.
         fix: String,
     },
+    /// Other stations have whatever address was to be given out.
+    #[error(
+        "network {network}: {tried} of its addresses are in use by other stations of the segment; give one with --ip, or make the network with another --ip-range"
+    )]
+    NoFreeAddress {
+        /// The network.
+        network: String,
+        /// How many were tried.
+        tried: usize,
+    },
     /// A segment's subnet is one of a network's.
     #[error(
         "uplink raw:{interface}: its subnet {subnet} overlaps {theirs}; choose another address, or give that network another subnet"
@@ -371,6 +381,7 @@ impl Error {
             | Self::SegmentOverlaps { .. }
             | Self::InterfaceBridged { .. }
             | Self::AddressConflict { .. }
+            | Self::NoFreeAddress { .. }
             | Self::Subnet(
                 SubnetError::Network { .. }
                 | SubnetError::Route { .. }

@@ -29,6 +29,7 @@ pub mod owner;
 mod plan;
 mod publish;
 mod publisher;
+mod rivals;
 mod segment;
 mod segments;
 pub mod server;

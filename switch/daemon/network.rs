@@ -43,6 +43,9 @@ pub(crate) struct Network {
     pub(crate) segment: Option<SegmentId>,
     /// The interface of the host's that is one of its ports.
     pub(crate) bridged: Option<Bridged>,
+    /// Addresses of its subnets that other stations of that segment were found to have, at most
+    /// [`MAX_FOREIGN`]: not to be chosen.
+    pub(crate) foreign: Vec<IpAddr>,
     pub(crate) translation: Translation,
     pub(crate) internal: bool,
     pub(crate) dns: Vec<IpAddr>,
@@ -62,6 +65,9 @@ pub(crate) struct Subnet {
     /// Whom containers send what is for elsewhere, where that is not the gateway.
     pub(crate) router: Option<IpAddr>,
 }
+
+/// Addresses remembered that other stations have.
+const MAX_FOREIGN: usize = 256;
 
 /// An interface of the host's that is a port of the network.
 #[derive(Clone, Copy, Debug)]
@@ -109,6 +115,14 @@ impl Network {
         *first = other;
         let subnet = first.subnet;
         Some(format!("{was} overlaps {clash}, so network {} is {subnet}", self.name))
+    }
+
+    /// Notes that another station has an address; the one noted longest ago gives way to one too many.
+    pub(crate) fn note_foreign(&mut self, addr: IpAddr) {
+        if self.foreign.len() >= MAX_FOREIGN {
+            self.foreign.remove(0);
+        }
+        self.foreign.push(addr);
     }
 
     /// The name servers that its segment tells of and containers of it can ask; `rows` are what the switch says.

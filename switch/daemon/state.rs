@@ -48,7 +48,7 @@ pub(crate) struct Registry {
     pub(crate) segments: BTreeMap<SegmentId, Segment>,
     pub(crate) next: u64,
     /// The host's addresses as the workers last heard them.
-    host_addresses: Vec<IpAddr>,
+    pub(crate) host_addresses: Vec<IpAddr>,
 }
 
 impl Daemon {

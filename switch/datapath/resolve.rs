@@ -229,6 +229,22 @@ pub fn ask(
     }
 }
 
+/// Builds the question whether anybody has `target`, from nobody's address: an ARP probe (RFC 5227 §1.1), or
+/// duplicate address detection (RFC 4862 §5.4.2).
+pub fn probe(out: &mut Outbox, own_mac: MacAddr, target: IpAddr) -> Built {
+    match target {
+        IpAddr::V4(target) => {
+            let (own, whom) = ((own_mac, Ipv4Addr::UNSPECIFIED), (MacAddr([0; 6]), target));
+            arp(out, ArpOperation::Request, own, whom, MacAddr::BROADCAST)
+        }
+        IpAddr::V6(target) => {
+            let to = solicited_node(target);
+            let repr = NdiscRepr::NeighborSolicit { target_addr: target, lladdr: None };
+            ndp(out, own_mac, Ipv6Addr::UNSPECIFIED, to, multicast_mac(to), repr)
+        }
+    }
+}
+
 pub(crate) fn arp(
     out: &mut Outbox,
     operation: ArpOperation,
@@ -252,7 +268,7 @@ pub(crate) fn arp(
     built
 }
 
-fn ndp(
+pub(crate) fn ndp(
     out: &mut Outbox,
     own_mac: MacAddr,
     own: Ipv6Addr,

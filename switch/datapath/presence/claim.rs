@@ -106,10 +106,7 @@ impl Claim {
         let probes = if v4 { PROBE_NUM } else { DAD_TRANSMITS };
         match self.step {
             Step::Probe(sent) if sent < probes => {
-                match self.addr {
-                    IpAddr::V4(addr) => voice.probe_v4(addr, out),
-                    IpAddr::V6(addr) => voice.probe_v6(addr, out),
-                }
+                voice.probe(self.addr, out);
                 let pause = match v4 {
                     false => RETRANS_TIMER,
                     true if sent + 1 < probes => chance.between(PROBE_MIN, PROBE_MAX),
@@ -120,13 +117,13 @@ impl Claim {
                 false
             }
             Step::Probe(_) => {
-                self.announce(voice, out);
+                voice.announce(self.addr, out);
                 self.step = Step::Announce(1);
                 self.due = Some(now + ANNOUNCE_INTERVAL);
                 !std::mem::replace(&mut self.in_use, true)
             }
             Step::Announce(sent) => {
-                self.announce(voice, out);
+                voice.announce(self.addr, out);
                 let last = sent + 1 >= ANNOUNCE_NUM;
                 self.step = if last { Step::Settled } else { Step::Announce(sent + 1) };
                 self.due = (!last).then(|| now + ANNOUNCE_INTERVAL);
@@ -167,7 +164,7 @@ impl Claim {
                 match (recent, self.addr) {
                     (false, _) => {
                         self.conflict = Some(now);
-                        self.announce(voice, out);
+                        voice.announce(self.addr, out);
                         Some(Settled::Defended)
                     }
                     (true, IpAddr::V4(_)) => {
@@ -186,12 +183,5 @@ impl Claim {
         self.in_use = false;
         self.conflict = None;
         self.due = Some(now + RATE_LIMIT_INTERVAL);
-    }
-
-    fn announce(&self, voice: &Voice, out: &mut Outbox) {
-        match self.addr {
-            IpAddr::V4(addr) => voice.announce_v4(addr, out),
-            IpAddr::V6(addr) => voice.announce_v6(addr, out),
-        }
     }
 }

@@ -1,13 +1,11 @@
 //! How a presence's frames leave: by the segment's one port, counted as the gateway's.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
-use nat::{Protocol, Zone};
-use smoltcp::phy::ChecksumCapabilities;
-use smoltcp::wire::{ArpOperation, Icmpv6Packet, Icmpv6Repr, NdiscNeighborFlags, NdiscRepr};
+use nat::Zone;
+use smoltcp::wire::{ArpOperation, NdiscNeighborFlags, NdiscRepr};
 
-use crate::emit::IpHeader;
 use crate::offload::Offload;
 use crate::outbox::{Body, Built, Outbox};
 use crate::port::{MacAddr, PortId};
@@ -36,38 +34,31 @@ impl Voice {
         out.push(self.to, Body::Built(built), Offload::NONE);
     }
 
-    /// Asks everybody for `addr` from nobody's address: an ARP probe (RFC 5227 §1.1).
-    pub(crate) fn probe_v4(&self, addr: Ipv4Addr, out: &mut Outbox) {
-        self.arp(Ipv4Addr::UNSPECIFIED, addr, out);
-    }
-
-    /// Says that `addr` is ours: an ARP announcement, which is a request (RFC 5227 §3).
-    pub(crate) fn announce_v4(&self, addr: Ipv4Addr, out: &mut Outbox) {
-        self.arp(addr, addr, out);
-    }
-
-    fn arp(&self, sender: Ipv4Addr, target: Ipv4Addr, out: &mut Outbox) {
-        let nobody = (MacAddr([0; 6]), target);
-        let request = ArpOperation::Request;
-        let built = resolve::arp(out, request, (self.mac, sender), nobody, MacAddr::BROADCAST);
+    /// Asks everybody for `addr` from nobody's address.
+    pub(crate) fn probe(&self, addr: IpAddr, out: &mut Outbox) {
+        let built = resolve::probe(out, self.mac, addr);
         self.say(built, out);
     }
 
-    /// Asks the neighbours for `addr` from nobody's address (RFC 4862 §5.4.2).
-    pub(crate) fn probe_v6(&self, addr: Ipv6Addr, out: &mut Outbox) {
-        let to = resolve::solicited_node(addr);
-        let question = NdiscRepr::NeighborSolicit { target_addr: addr, lladdr: None };
-        self.ndp(Ipv6Addr::UNSPECIFIED, to, question, out);
-    }
-
-    /// Says that `addr` is ours: an unsolicited advertisement (RFC 4861 §7.2.6).
-    pub(crate) fn announce_v6(&self, addr: Ipv6Addr, out: &mut Outbox) {
-        let repr = NdiscRepr::NeighborAdvert {
-            flags: NdiscNeighborFlags::OVERRIDE,
-            target_addr: addr,
-            lladdr: Some(self.mac.into()),
-        };
-        self.ndp(addr, ALL_NODES, repr, out);
+    /// Says that `addr` is ours: by an ARP announcement, which is a request (RFC 5227 §3), or an unsolicited
+    /// advertisement (RFC 4861 §7.2.6).
+    pub(crate) fn announce(&self, addr: IpAddr, out: &mut Outbox) {
+        match addr {
+            IpAddr::V4(addr) => {
+                let (own, whom) = ((self.mac, addr), (MacAddr([0; 6]), addr));
+                let request = ArpOperation::Request;
+                let built = resolve::arp(out, request, own, whom, MacAddr::BROADCAST);
+                self.say(built, out);
+            }
+            IpAddr::V6(addr) => {
+                let repr = NdiscRepr::NeighborAdvert {
+                    flags: NdiscNeighborFlags::OVERRIDE,
+                    target_addr: addr,
+                    lladdr: Some(self.mac.into()),
+                };
+                self.ndp(addr, ALL_NODES, repr, out);
+            }
+        }
     }
 
     /// Asks the routers to advertise themselves (RFC 4861 §6.3.7).
@@ -77,17 +68,7 @@ impl Voice {
     }
 
     fn ndp(&self, own: Ipv6Addr, to: Ipv6Addr, repr: NdiscRepr<'_>, out: &mut Outbox) {
-        let repr = Icmpv6Repr::Ndisc(repr);
-        let header = IpHeader {
-            hop_limit: 255,
-            ..IpHeader::new(own.into(), to.into(), Protocol::Icmpv6.number())
-        };
-        let built = out.build(header.transport() + repr.buffer_len());
-        let frame = out.frame_mut(built);
-        header.emit(frame, self.mac);
-        frame[..6].copy_from_slice(resolve::multicast_mac(to).as_bytes());
-        let mut message = Icmpv6Packet::new_unchecked(&mut frame[header.transport()..]);
-        repr.emit(&own, &to, &mut message, &ChecksumCapabilities::default());
+        let built = resolve::ndp(out, self.mac, own, to, resolve::multicast_mac(to), repr);
         self.say(built, out);
     }
 }
