@@ -90,7 +90,7 @@ fn two_containers_with_one_identifier_get_their_own_answers(lab: &Lab, family: F
 
 fn an_echo_of_many_octets_comes_back_whole(lab: &Lab, family: Family) -> Verdict {
     let container = lab.container(&format!("c{family:?}"));
-    for size in ["0", "1472", "4000", "30000"] {
+    for size in ["0", "1472", "4000", "30000", "65507"] {
         let addr = family.outside(2).to_string();
         let args = ["-n", "-c", "1", "-W", "9", "-s", size, &addr];
         let ended = lab.scene.run_in(&container.netns, "ping", args);

@@ -6,7 +6,7 @@ use crate::{Verdict, ensure, probes};
 
 probes! {
     Both {
-        "U1" V4 stun_finds_an_endpoint_independent_mapping;
+        "U1" ANY stun_finds_an_endpoint_independent_mapping;
     }
 }
 
@@ -23,7 +23,7 @@ fn stun_finds_an_endpoint_independent_mapping(lab: &Lab, family: Family) -> Verd
     command.args(["--log-file", "stdout", "--pidfile"]);
     command.arg(lab.scene.file("turnserver.pid")).arg("--db").arg(lab.scene.file("turn.db"));
     let server = Running::start(&lab.outside, command);
-    let container = lab.container("c4");
+    let container = lab.container(&format!("c{family:?}"));
     let ask = |option: &str| {
         lab.scene.run_in(&container.netns, "turnutils_natdiscovery", [option, first.as_str()])
     };

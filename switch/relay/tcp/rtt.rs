@@ -11,6 +11,10 @@ use super::seq::Seq;
 /// What is waited at least beyond the round trip: Linux's `TCP_RTO_MIN`, not RFC 6298's second.
 const FLOOR: u32 = 200_000;
 
+/// What is waited at least before the end of a flight is sent once more: a container that is not waiting for
+/// a processor has answered long before.
+const PROBE_FLOOR: u32 = 20_000;
+
 /// Timeout before anything was timed (RFC 6298 §2.1).
 const FIRST: u32 = 1_000_000;
 
@@ -88,6 +92,14 @@ impl Rtt {
             }
         };
         Duration::from_micros((base << self.doubled.min(16)).min(LONGEST))
+    }
+
+    /// How long to wait before the end of a flight of several segments is sent once more: two round trips
+    /// (RFC 8985 §7.2), and as much as they vary. Nothing before one was timed, or if even that was in vain.
+    pub(crate) fn probe_timeout(&self) -> Option<Duration> {
+        let known = self.smoothed > 0 && self.doubled == 0;
+        let micros = 2 * u64::from(self.smoothed) + 4 * u64::from(self.variation);
+        known.then(|| Duration::from_micros(micros + u64::from(PROBE_FLOOR)))
     }
 }
 

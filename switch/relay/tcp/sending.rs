@@ -2,7 +2,7 @@
 //!
 //! Pure: it is told of acknowledgments, timeouts and sent octets, and says what to send next. The octets
 //! themselves stay in the host socket's queue, from `head` on. Read RFC 9293 §3.3.1 (the variables),
-//! RFC 5681 and 6675 (losses); `net/ipv4/tcp_input.c` where they leave a choice.
+//! RFC 5681 and 6675 (losses), RFC 8985 §7 (losses at the end); `net/ipv4/tcp_input.c` where they leave a choice.
 
 use smoltcp::time::{Duration, Instant};
 
@@ -41,6 +41,17 @@ pub(crate) enum Step {
     Done,
 }
 
+/// What became of the end of a flight, of which nothing behind it tells that it is lost (RFC 8985 §7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Tail {
+    /// It is awaited.
+    Awaited,
+    /// It is to be sent once more.
+    Due,
+    /// It was.
+    Probed,
+}
+
 /// Towards the container.
 #[derive(Debug)]
 pub(crate) struct Sending {
@@ -71,6 +82,7 @@ pub(crate) struct Sending {
     pub(crate) urgent: Option<Seq>,
     /// Losses; none, nearly always.
     board: Option<Box<Board>>,
+    tail: Tail,
     pub(crate) rtt: Rtt,
 }
 
@@ -93,6 +105,7 @@ impl Sending {
             end: None,
             urgent: None,
             board: None,
+            tail: Tail::Awaited,
             rtt: Rtt::new(),
         }
     }
@@ -157,6 +170,7 @@ impl Sending {
         self.urgent = self.urgent.filter(|urgent| urgent.since(una) >= 0);
         self.rtt.acknowledged(una, now);
         self.dup_acks = 0;
+        self.tail = Tail::Awaited;
         let mut recovering = false;
         if let Some(board) = &mut self.board {
             board.advance(una);
@@ -204,8 +218,21 @@ impl Sending {
         self.ssthresh = (self.in_flight() / 2).max(2 * u32::from(self.mss));
     }
 
-    /// The retransmission timer ran out: all that is not known to have arrived is lost (RFC 5681 §3.1).
+    /// How long to wait before the end of what is under way is sent once more, if it shall be: of a single
+    /// segment the container may be slow to acknowledge the arrival.
+    fn probe_timeout(&self) -> Option<Duration> {
+        let several = self.in_flight() > self.mss.into() && self.wnd > 0;
+        let plain = self.tail == Tail::Awaited && self.board.is_none();
+        self.rtt.probe_timeout().filter(|_| several && plain)
+    }
+
+    /// The timer ran out: the end of what is under way goes once more, or all that is not known to have
+    /// arrived is lost (RFC 5681 §3.1).
     pub(crate) fn time_out(&mut self) {
+        if self.probe_timeout().is_some() {
+            self.tail = Tail::Due;
+            return;
+        }
         let again = self.rtt.doubled() > 0;
         if !again {
             self.slow_down();
@@ -251,6 +278,15 @@ impl Sending {
     /// What to send next, lost octets first. `more`: the host socket may have new ones.
     pub(crate) fn next(&self, more: bool) -> Step {
         let mss = u32::from(self.mss);
+        if self.tail == Tail::Due {
+            // Three segments that arrive tell of all that did not (RFC 6675 §4, IsLost).
+            let end = match self.end {
+                Some(End::Fin(fin)) => self.nxt.min(fin),
+                _ => self.nxt,
+            };
+            let octets = end.after(self.una).min(3 * mss).min(self.longest());
+            return Step::Octets(end - octets, octets);
+        }
         let allowed = self.cwnd.saturating_sub(self.pipe());
         if let Some(board) = &self.board
             && let Some((start, end)) = board.hole()
@@ -304,7 +340,10 @@ impl Sending {
 
     /// The octets from `start` to `end` (or the FIN) were sent at `now`.
     pub(crate) fn sent(&mut self, start: Seq, end: Seq, now: Instant) {
-        if start == self.nxt {
+        if self.tail == Tail::Due {
+            self.tail = Tail::Probed;
+            self.rtt.cancel();
+        } else if start == self.nxt {
             self.nxt = end;
             if self.board.is_none() {
                 self.rtt.start(end, now);
@@ -314,9 +353,10 @@ impl Sending {
         }
     }
 
-    /// The retransmission timeout.
+    /// How long to wait for an acknowledgment.
     pub(crate) fn timeout(&self) -> Duration {
-        self.rtt.timeout()
+        let timeout = self.rtt.timeout();
+        self.probe_timeout().map_or(timeout, |probe| probe.min(timeout))
     }
 
     /// The far side's octets end behind what was sent of them.

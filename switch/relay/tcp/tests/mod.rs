@@ -4,6 +4,7 @@
 mod deadlines;
 mod ends;
 mod hostile;
+mod losses;
 mod refusal;
 
 use std::io::Write;
