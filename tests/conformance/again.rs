@@ -38,7 +38,7 @@ fn end(conn: &mut Conn<'_>) -> Verdict {
     conn.outside.finishes()?;
     conn.outside.send(&conn.outside.segment(FIN | ACK));
     conn.outside.seq = conn.outside.seq.wrapping_add(1);
-    conn.inside.finishes()
+    conn.inside.finishes().map(drop)
 }
 
 /// Opens it with other sequence numbers than a connection before had.
@@ -133,10 +133,12 @@ fn both_may_end_at_once(lab: &Lab, family: Family) -> Verdict {
     conn.outside.send(&conn.outside.segment(FIN | ACK));
     conn.inside.seq = conn.inside.seq.wrapping_add(1);
     conn.outside.seq = conn.outside.seq.wrapping_add(1);
-    conn.inside.finishes()?;
-    conn.outside.finishes()?;
-    for end in [&conn.inside, &conn.outside] {
+    let acknowledged = [conn.inside.finishes()?, conn.outside.finishes()?];
+    for (end, acknowledged) in [&conn.inside, &conn.outside].into_iter().zip(acknowledged) {
         let due = end.seq;
+        if acknowledged == due {
+            continue; // A relay's end may have heard of the one before it said the other.
+        }
         end.wait("the last acknowledgement", |segment| segment.has(ACK) && segment.ack == due)?;
     }
     let mut next = open_anew(&inside, &outside, family, 42_400)?;

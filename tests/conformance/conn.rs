@@ -71,13 +71,13 @@ impl End<'_> {
         Ok(())
     }
 
-    /// Waits for the other's end of its stream, and acknowledges it.
-    pub(crate) fn finishes(&mut self) -> Verdict {
+    /// Waits for the other's end of its stream, and acknowledges it. Returns what that acknowledged.
+    pub(crate) fn finishes(&mut self) -> Result<u32, String> {
         let next = self.ack;
-        self.wait("FIN", |segment| segment.has(FIN) && segment.seq == next)?;
+        let fin = self.wait("FIN", |segment| segment.has(FIN) && segment.seq == next)?;
         self.ack = next.wrapping_add(1);
         self.send(&self.segment(ACK));
-        Ok(())
+        Ok(fin.ack)
     }
 }
 

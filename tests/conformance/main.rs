@@ -101,8 +101,6 @@ impl Of {
 
 /// What is required and not so yet.
 const NOT_YET: &[(Subject, &str)] = &[
-    (Subject::Sockets, "a_port_connects_again_once_its_connection_has_ended"),
-    (Subject::Sockets, "both_may_end_at_once"),
     (Subject::Raw, "who_has_forgotten_a_connection_may_begin_it_anew"),
     (Subject::Raw, "half_open_connections_shut_nobody_out"),
     (Subject::Sockets, "a_flood_of_strangers_shuts_nobody_out"),

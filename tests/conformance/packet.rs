@@ -197,7 +197,8 @@ impl Packet {
             return self.src.is_ipv4();
         }
         let due = checksum(self.src, self.dst, self.protocol, &self.payload, at);
-        found == due || self.protocol == UDP && due == 0 && found == 0xffff
+        // Both are zero (RFC 1071 §2), and a kernel writes the latter for any protocol.
+        found == due || due == 0 && found == 0xffff
     }
 
     pub(crate) fn octets(&self) -> Vec<u8> {

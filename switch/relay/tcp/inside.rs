@@ -37,6 +37,12 @@ impl Tcp {
     ) -> Result<(), DropReason> {
         let (segment, payload) = segment::read(packet, received.frame)?;
         let flow = self.flows.get_mut(key).ok_or(DropReason::NoFlow)?;
+        if segment.flags.syn && flow.finished() {
+            // Its end came in this very burst, and the same port begins anew.
+            self.finish_if_over(key, ctx);
+            let tuple = packet.tuple().ok_or(DropReason::NoFlow)?;
+            return self.open(received, packet, tuple, ctx);
+        }
         let stage = flow.stage;
         if stage == Stage::Established {
             flow.entry.note(flow.entry.from_inside(), 1, packet.ip_len() as u64, ctx.now);

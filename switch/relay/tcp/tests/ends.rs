@@ -4,7 +4,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsRawFd;
 
-use datapath::DropReason;
+use datapath::{DropReason, Packet, Received};
 use mio::event::Event;
 use nat::TcpState;
 use nix::sys::socket::{MsgFlags, send, setsockopt, sockopt};
@@ -14,6 +14,7 @@ use super::super::seq::Seq;
 use super::super::table::{ACK, FIN_ACK, RST, RST_ACK, SYN};
 use super::{Peer, READY, Rig, Sent, is_reset};
 use crate::context::Readiness;
+use crate::context::rig::PORT;
 
 const HUNG_UP: Readiness = Readiness { hung_up: true, ..READY };
 
@@ -236,4 +237,31 @@ fn a_reset_behind_octets_nobody_reads_is_told_in_the_end() {
         }
     }
     panic!("probed for ever");
+}
+
+/// RFC 9293 §3.4.1: a port is used again as soon as its connection has ended, also where the end and the new SYN
+/// come together.
+#[test]
+fn a_port_connects_again_right_behind_its_end() {
+    let mut rig = Rig::new(100);
+    let mut peer = rig.connect(4000);
+    rig.say(&mut peer, FIN_ACK, &[]);
+    rig.forget_events();
+    peer.far.shutdown(Shutdown::Write).unwrap();
+    rig.far_ends(&peer, Event::is_read_closed);
+    let last = Rig::segment(ACK, peer.seq + 1, peer.ack + 1, 65_535);
+    let syn = Rig::segment(SYN, Seq(9_000_000), Seq(0), 65_535);
+    let (outcomes, sent) = {
+        let frames = [last, syn].map(|segment| rig.frame(Some(peer.key), peer.port, segment, &[]));
+        rig.act(|tcp, ctx| {
+            frames.each_ref().map(|(frame, offload)| {
+                let packet = Packet::parse(frame, offload).unwrap();
+                let received = Received { port: PORT, place: 0, frame, offload: *offload };
+                tcp.segment(peer.key, &received, &packet, ctx)
+            })
+        })
+    };
+    assert_eq!((outcomes, sent.len()), ([Ok(()), Ok(())], 0));
+    assert_eq!((rig.tcp.len(), rig.limits.flows()), (1, 1));
+    rig.listener.accept().unwrap();
 }

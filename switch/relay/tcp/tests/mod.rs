@@ -99,6 +99,23 @@ impl Rig {
         segment: Segment,
         payload: &[u8],
     ) -> (Result<(), DropReason>, Vec<Sent>) {
+        let (frame, offload) = self.frame(key, from, segment, payload);
+        let packet = Packet::parse(&frame, &offload).unwrap();
+        let received = Received { port: PORT, place: 0, frame: &frame, offload };
+        self.act(|tcp, ctx| match key {
+            Some(key) => tcp.segment(key, &received, &packet, ctx),
+            None => tcp.open(&received, &packet, packet.tuple().unwrap(), ctx),
+        })
+    }
+
+    /// A container's segment as it comes.
+    fn frame(
+        &self,
+        key: Option<Key>,
+        from: u16,
+        segment: Segment,
+        payload: &[u8],
+    ) -> (Vec<u8>, Offload) {
         let mut scratch = Outbox::default();
         let flow = key.and_then(|key| self.tcp.flows.get(key));
         let [first, second, third, _] = segment.sacks;
@@ -125,12 +142,7 @@ impl Rig {
         } else {
             Offload::NONE
         };
-        let packet = Packet::parse(frame, &offload).unwrap();
-        let received = Received { port: PORT, place: 0, frame, offload };
-        self.act(|tcp, ctx| match key {
-            Some(key) => tcp.segment(key, &received, &packet, ctx),
-            None => tcp.open(&received, &packet, packet.tuple().unwrap(), ctx),
-        })
+        (frame.to_vec(), offload)
     }
 
     fn segment(flags: TcpFlags, seq: Seq, ack: Seq, window: u16) -> Segment {
