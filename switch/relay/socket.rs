@@ -99,6 +99,10 @@ pub(crate) fn listen_tcp(addr: SocketAddr) -> io::Result<TcpListener> {
     Ok(TcpListener::from(fd))
 }
 
+/// Octets a published UDP port asks the host to keep while it is not served: strangers may send as fast as
+/// they like. Without privilege there are fewer (`net.core.rmem_max`).
+const RECEIVE_BUFFER: usize = 2 << 20;
+
 /// A socket for a published UDP port, which tells the address each datagram was sent to.
 ///
 /// # Errors
@@ -114,6 +118,9 @@ pub(crate) fn listen_udp(addr: SocketAddr) -> io::Result<OwnedFd> {
     want_errors(&fd, addr.is_ipv4(), true)?;
     prepare_datagrams(&fd, addr.is_ipv4())?;
     want_trains(&fd);
+    if socket::setsockopt(&fd, sockopt::RcvBufForce, &RECEIVE_BUFFER).is_err() {
+        let _ = socket::setsockopt(&fd, sockopt::RcvBuf, &RECEIVE_BUFFER);
+    }
     socket::bind(fd.as_raw_fd(), &SockaddrStorage::from(addr))?;
     Ok(fd)
 }

@@ -103,7 +103,6 @@ impl Of {
 const NOT_YET: &[(Subject, &str)] = &[
     (Subject::Raw, "who_has_forgotten_a_connection_may_begin_it_anew"),
     (Subject::Raw, "half_open_connections_shut_nobody_out"),
-    (Subject::Sockets, "a_flood_of_strangers_shuts_nobody_out"),
     (Subject::Raw, "redirects_and_source_quench_are_not_let_in"),
     (Subject::Raw, "a_change_to_an_address_that_somebody_has_changes_nothing"),
     (Subject::Raw, "pieces_are_routed_one_by_one"),
