@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::icmp::meanwhile;
+use crate::errors::{PORT, error};
+use crate::icmp::{comes_in, meanwhile};
 use crate::lab::{Family, Lab, Station};
 use crate::mapping::{answered, map};
 use crate::packet::Packet;
@@ -18,6 +19,9 @@ probes! {
         "U9" ANY two_inside_meet_by_their_external_addresses;
         "U8" ANY by_choice_anybody_may_come_in("--filtering", "eif");
         "U8" ANY by_choice_only_the_very_port_may_answer("--filtering", "apdf");
+    }
+    Raw {
+        "I7" ANY an_error_between_two_inside_is_of_whom_each_knows;
     }
 }
 
@@ -131,4 +135,21 @@ fn a_thousand_flows_keep_to_one_behaviour(lab: &Lab, family: Family) -> Verdict 
         ensure!(shared.is_none(), "{mapped} is {port} and {shared:?}");
     }
     Ok(())
+}
+
+/// RFC 5508 REQ-7: by its external address, and quoting what was sent to that.
+fn an_error_between_two_inside_is_of_whom_each_knows(lab: &Lab, family: Family) -> Verdict {
+    let first = lab.insider(&format!("a{family:?}"))?;
+    let second = lab.insider(&format!("b{family:?}"))?;
+    let outside = lab.outsider(66);
+    let (one, two) = (first.at(family, 51_600), second.at(family, 51_601));
+    let one_outside = map(&first, one, &outside, outside.at(family, 9000))?;
+    let two_outside = map(&second, two, &outside, outside.at(family, 9000))?;
+    second.says(two, one_outside, b"knock");
+    let sent = Packet::udp(one, two_outside, b"to a port that closes");
+    first.wire.send(&sent);
+    let heard = second.wait("it", |p| p.datagram() == Some(b"to a port that closes"))?;
+    ensure!(heard.from() == Some(one_outside), "from {:?}", heard.from());
+    second.wire.send(&error(second.addr(family), PORT, 0, &heard.octets()));
+    comes_in(&first, two_outside.ip(), PORT.of(family), &sent, 500)
 }

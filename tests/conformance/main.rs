@@ -35,6 +35,7 @@ mod protocol;
 mod published;
 mod reassembly;
 mod refusal;
+mod requirements;
 mod roam;
 mod roamed_tcp;
 mod routed;
@@ -193,6 +194,8 @@ fn main() -> ExitCode {
             }
         }
     }
+    let name = "every_requirement_has_its_probes";
+    trials.push(Trial::test(name, requirements::each_has_its_probes));
     trials.push(Trial::test("matrix", matrix::matrix).with_ignored_flag(true));
     libtest_mimic::run(&arguments, trials).exit_code()
 }
