@@ -16,6 +16,9 @@ use crate::tap::Tap;
 use crate::veth::Veth;
 use crate::{link, table};
 
+/// The least MTU of an interface on which the kernel has IPv6 (RFC 8200 §5).
+const MTU_IPV6: u16 = 1280;
+
 /// Makes the interface and opens its other side, on a thread that is inside `netns` and is not used
 /// for anything after.
 pub(crate) fn attach(netns: &Netns, config: &EndpointConfig) -> Result<Endpoint, Error> {
@@ -79,9 +82,10 @@ fn configure(config: &EndpointConfig) -> Result<(), Error> {
     link::set_mtu(ifname, config.mtu.into())?;
     link::set_up(ifname)?;
     let own = Ipv6Net::new_assert(link::link_local(config.mac), 64);
+    let may_have = config.mtu >= MTU_IPV6;
     if config.addresses.iter().any(|address| matches!(address, IpNet::V6(_))) {
         add_addresses(ifname, &[own.into()])?;
-    } else if let Err(err) = link::add_address(ifname, own.into()) {
+    } else if may_have && let Err(err) = link::add_address(ifname, own.into()) {
         // A container without IPv6 (`disable_ipv6`, or a kernel without it) needs none.
         const WITHOUT: [i32; 3] = [libc::EACCES, libc::EAFNOSUPPORT, libc::EOPNOTSUPP];
         if !err.errno().is_some_and(|errno| WITHOUT.contains(&errno)) {

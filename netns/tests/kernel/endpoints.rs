@@ -26,6 +26,7 @@ pub(crate) const CASES: &[Case] = &[
     ("each_refusal_names_its_cause", each_refusal_names_its_cause),
     ("a_container_without_ipv6_gets_it_only_if_asked", ipv6_only_if_asked),
     ("gateways_addresses_and_routes_change_later", gateways_addresses_and_routes_change_later),
+    ("an_mtu_below_ipv6s_is_no_obstacle_without_it", small_mtu),
     ("detaching_twice_is_fine", detaching_twice_is_fine),
     ("sockets_live_where_they_were_opened", sockets_live_where_they_were_opened),
     ("links_are_built_and_moved", links_are_built_and_moved),
@@ -65,6 +66,20 @@ fn a_veth_is_what_was_asked_for() {
     assert_eq!(endpoint.opened, Opened::Packet);
     check(&container, &wanted, &endpoint);
     assert!(container.run("ip -d link show dev eth0").contains("veth"));
+}
+
+/// The kernel has no IPv6 there (RFC 8200 §5), and nobody asked for any.
+fn small_mtu() {
+    for kind in [Kind::Tap, Kind::Veth] {
+        let container = Container::new();
+        let mut wanted = config("eth0", 2, kind);
+        wanted.mtu = 68;
+        wanted.addresses.retain(|address| address.addr().is_ipv4());
+        let _endpoint = attach(&container.target(), &wanted).expect("attach");
+        let shown = container.run("ip addr show dev eth0");
+        assert!(shown.contains("mtu 68 ") && shown.contains("192.0.2.2/24"), "{shown}");
+        assert!(!shown.contains("inet6"), "{shown}");
+    }
 }
 
 /// What `ip` says of the interface is what was asked for.
