@@ -67,16 +67,18 @@ impl Daemon {
         let target = target(&request.target)?;
         // Opened before the namespace is looked at: if the process ends and its number is given to
         // another, this one still says that ours has ended.
-        let process =
-            match &target {
-                Target::Pid(pid) => Some(netns::sockopt::pidfd_open(*pid).map_err(|error| {
-                    match error.raw_os_error() {
-                        Some(nix::libc::ESRCH) => netns::Error::NoSuchProcess { pid: *pid }.into(),
-                        _ => Error::System { what: "watch the process", source: error },
+        let process = match &target {
+            Target::Pid(pid) => Some(netns::sockopt::pidfd_open(*pid).map_err(|error| {
+                match error.raw_os_error() {
+                    // The latter for 0, which is nobody's, and for a thread's.
+                    Some(nix::libc::ESRCH | nix::libc::EINVAL) => {
+                        netns::Error::NoSuchProcess { pid: *pid }.into()
                     }
-                })?),
-                _ => None,
-            };
+                    _ => Error::System { what: "watch the process", source: error },
+                }
+            })?),
+            _ => None,
+        };
         let inode = target.open()?.inode();
         if inode == Netns::current()?.inode() {
             return Err(Error::Invalid { what: "target", value: target.to_string(), why: OURS });

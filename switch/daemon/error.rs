@@ -368,7 +368,12 @@ impl Error {
     #[must_use]
     pub const fn status(&self) -> u16 {
         match self {
-            Self::NoNetwork(_) | Self::NoEndpoint(_) | Self::NotPublished { .. } => 404,
+            Self::NoNetwork(_)
+            | Self::NoEndpoint(_)
+            | Self::NotPublished { .. }
+            | Self::Netns(
+                netns::Error::NoSuchProcess { .. } | netns::Error::NoSuchNamespace { .. },
+            ) => 404,
             Self::NetworkExists(_)
             | Self::NetworkInUse { .. }
             | Self::DefaultNetwork(_)
@@ -382,6 +387,7 @@ impl Error {
             | Self::InterfaceBridged { .. }
             | Self::AddressConflict { .. }
             | Self::NoFreeAddress { .. }
+            | Self::Netns(netns::Error::InterfaceExists { .. })
             | Self::Subnet(
                 SubnetError::Network { .. }
                 | SubnetError::Route { .. }
@@ -398,7 +404,10 @@ impl Error {
             | Self::Timers(_)
             | Self::OwnInterface(_)
             | Self::Netns(
-                netns::Error::NoSuchUplink { .. }
+                netns::Error::NotANamespace { .. }
+                | netns::Error::BadNamespaceName { .. }
+                | netns::Error::BadInterfaceName { .. }
+                | netns::Error::NoSuchUplink { .. }
                 | netns::Error::UplinkLoopback { .. }
                 | netns::Error::UplinkNotEthernet { .. }
                 | netns::Error::UplinkDown { .. },

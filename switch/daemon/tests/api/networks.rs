@@ -131,7 +131,9 @@ fn refusals_are_json_with_a_status() {
         ("GET", "/v1/networks/nn", "", 404, "nn"),
         ("GET", "/v1/endpoints/c1", "", 404, "c1"),
         ("DELETE", "/v1/endpoints/c1", "", 404, "c1"),
-        ("POST", "/v1/endpoints", r#"{"Target": "pid:4194305"}"#, 500, "no process 4194305"),
+        ("POST", "/v1/endpoints", r#"{"Target": "pid:4194305"}"#, 404, "no process 4194305"),
+        ("POST", "/v1/endpoints", r#"{"Target": "pid:0"}"#, 404, "no process 0"),
+        ("POST", "/v1/endpoints", r#"{"Target": "/proc/version"}"#, 400, "no network namespace"),
         ("POST", "/v1/endpoints", r#"{"Target": "."}"#, 400, "pid:N"),
         ("GET", "/v1/fdb?network=nn", "", 404, "nn"),
     ] {
