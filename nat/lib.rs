@@ -64,7 +64,7 @@ pub use entry::Entry;
 pub use fragments::{Gathered, Overdue, Whole};
 pub use headers::Headers;
 pub use hooks::{Config, Egress, Filtering, Ingress, Nat};
-pub use mapping::{External, Inside, Mapping, Mappings, Place};
+pub use mapping::{External, Inside, Mapping, Mappings};
 pub use npt::Npt;
 pub use passage::Passage;
 pub use pool::NoMapping;

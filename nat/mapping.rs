@@ -77,12 +77,6 @@ impl Mapping {
         self.account
     }
 
-    /// Whether the inside port is the external one, too.
-    #[must_use]
-    pub const fn is_preserved(&self) -> bool {
-        self.inside.at.port == self.port
-    }
-
     /// Flows that hold it, and the far sides they have between them.
     #[must_use]
     pub fn flows(&self) -> (usize, usize) {
@@ -169,13 +163,6 @@ enum Remotes {
     #[expect(clippy::box_collection, reason = "keeps the common case small")]
     Many(Box<HashMap<IpAddr, u32>>),
 }
-
-/// Mappings [`Mappings::list_from`] gives at a time.
-const PAGE: usize = 256;
-
-/// Where a listing of mappings goes on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Place(Option<((External, Protocol), u16)>);
 
 /// Ports that are not to be handed out, of these addresses (of all, if `None`) and that protocol (of any).
 pub(crate) type Published = (Option<IpCidr>, Option<Protocol>, RangeInclusive<u16>);
@@ -382,37 +369,6 @@ impl Mappings {
     pub fn list(&self) -> Vec<Arc<Mapping>> {
         // Kept until no map is locked any more: dropping one locks them.
         self.tables.by_external.iter().filter_map(|held| held.upgrade()).collect()
-    }
-
-    /// Some of them behind `place`, by external address, protocol and port, and where to go on: begin at the
-    /// default place, end at `None`. No lock is held from one mapping to the next, and none longer than a look-up
-    /// takes; those that come or go meanwhile may be missed.
-    #[must_use]
-    pub fn list_from(&self, place: Place) -> (Vec<Arc<Mapping>>, Option<Place>) {
-        let mut pools: Vec<_> = self.tables.pools.iter().map(|pool| *pool.key()).collect();
-        pools
-            .sort_unstable_by_key(|(external, protocol)| (external.zone, external.addr, *protocol));
-        let key =
-            |(external, protocol): &(External, Protocol)| (external.zone, external.addr, *protocol);
-        let from = place.0.map(|(pool, _)| pool);
-        let first = from.map_or(0, |pool| pools.partition_point(|of| key(of) < key(&pool)));
-        let mut some = Vec::new();
-        for pool in &pools[first..] {
-            let begin = match place.0 {
-                Some((of, port)) if of == *pool => u32::from(port) + 1,
-                _ => 0,
-            };
-            let held =
-                self.tables.pools.get(pool).map(|pool| pool.held_from(begin, PAGE - some.len()));
-            let (External { zone, addr }, protocol) = *pool;
-            for port in held.into_iter().flatten() {
-                some.extend(self.behind(zone, protocol, TransportAddr::new(addr, port)));
-                if some.len() == PAGE {
-                    return (some, Some(Place(Some((*pool, port)))));
-                }
-            }
-        }
-        (some, None)
     }
 
     /// Keeps the ports of published ranges from being handed out. What was said before is forgotten.

@@ -147,13 +147,6 @@ impl Pool {
         self.state().held.len()
     }
 
-    /// The first ports held, `most` at most, from `begin` on.
-    pub(crate) fn held_from(&self, begin: u32, most: usize) -> Vec<u16> {
-        let state = self.state();
-        let ports = (begin..=u32::from(u16::MAX)).filter_map(|port| u16::try_from(port).ok());
-        ports.filter(|port| state.held.has(*port)).take(most).collect()
-    }
-
     fn choices(&self, port: u16) -> (RangeInclusive<u16>, Parities) {
         match self.kind {
             Kind::Identifiers => (0..=u16::MAX, Parities::Both),

@@ -275,8 +275,7 @@ impl Nat {
         let zone = passage.ingress.zone;
         let account = passage.ingress.account;
         let ruled = rules.destination(zone, &tuple);
-        let moves = ruled.is_some_and(|(_, rule)| rule.action != Destination::Keep);
-        if !moves && self.enter_prefix(packet.octets_mut(), passage) {
+        if ruled.is_none() && self.enter_prefix(packet.octets_mut(), passage) {
             return Ok(());
         }
         let syn = self.opens(packet.octets(), &passage.headers)?;
@@ -288,7 +287,6 @@ impl Nat {
             }
             let to = rule.leads(&tuple).ok_or(Refused::silently(Reason::Untranslatable))?;
             let account = match rule.action {
-                Destination::Keep => account,
                 Destination::To { account, .. } | Destination::Prefix { account, .. } => account,
             };
             if to.addr.is_ipv4() != tuple.dst.addr.is_ipv4() {

@@ -24,8 +24,6 @@ pub struct Match {
     pub from: Option<Zone>,
     /// Where it goes out; not known before the route is.
     pub to: Option<Zone>,
-    /// Where it does not go out: `! -o br0`.
-    pub not_to: Option<Zone>,
     /// Its source.
     pub src: Option<IpCidr>,
     /// Its destination.
@@ -41,7 +39,6 @@ impl Match {
     pub const ANY: Self = Self {
         from: None,
         to: None,
-        not_to: None,
         src: None,
         dst: None,
         protocol: None,
@@ -54,7 +51,6 @@ impl Match {
         let within = |cidr: &IpCidr, addr: IpAddr| cidr.contains_addr(&addr.into());
         self.from.is_none_or(|zone| zone == from)
             && self.to.is_none_or(|zone| Some(zone) == to)
-            && self.not_to.is_none_or(|zone| Some(zone) != to)
             && self.protocol.is_none_or(|protocol| protocol == tuple.protocol)
             && self.dst_ports.contains(&tuple.dst.port)
             && self.src.as_ref().is_none_or(|cidr| within(cidr, tuple.src.addr))
@@ -85,8 +81,6 @@ impl fmt::Display for Match {
 /// What becomes of a destination, before the route is looked up.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Destination {
-    /// It stays.
-    Keep,
     /// DNAT: a published port.
     To {
         /// The container's address. One of the other family makes the flow an IPv4 one inside
@@ -112,8 +106,6 @@ pub enum Destination {
 /// What becomes of a source, once the route is known.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Source {
-    /// It stays.
-    Keep,
     /// SNAT to whatever address the egress has.
     Masquerade,
     /// SNAT to one of these, the same one for all of a container's flows (RFC 4787 REQ-2).
@@ -162,7 +154,6 @@ impl Rule<Destination> {
     #[must_use]
     pub fn leads(&self, tuple: &Tuple) -> Option<TransportAddr> {
         match &self.action {
-            Destination::Keep => Some(tuple.dst),
             Destination::To { addr, first_port, .. } => {
                 let nth = tuple.dst.port.wrapping_sub(*self.matches.dst_ports.start());
                 let port = match first_port {
@@ -181,7 +172,6 @@ impl Rule<Destination> {
 impl fmt::Display for Rule<Destination> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.action {
-            Destination::Keep => write!(f, "{}: keep the destination", self.matches),
             Destination::To { addr, first_port: Some(port), .. } => {
                 write!(f, "{}: DNAT to {}", self.matches, TransportAddr::new(*addr, *port))
             }
@@ -194,7 +184,6 @@ impl fmt::Display for Rule<Destination> {
 impl fmt::Display for Rule<Source> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.action {
-            Source::Keep => write!(f, "{}: keep the source", self.matches),
             Source::Masquerade => write!(f, "{}: MASQUERADE", self.matches),
             Source::To(addrs) if addrs.start() == addrs.end() => {
                 write!(f, "{}: SNAT to {}", self.matches, addrs.start())

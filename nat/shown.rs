@@ -53,8 +53,7 @@ impl Nat {
             notes.note(Note::Rule { hook: Hook::Postrouting, number, text });
         }
         match &rule.action {
-            Source::Keep | Source::Masquerade if hairpin => Ok(Self::by(itself, tuple)),
-            Source::Keep => Ok(Shown::AsIs),
+            Source::Masquerade if hairpin => Ok(Self::by(itself, tuple)),
             Source::Masquerade => {
                 let v6 = tuple.src.addr.is_ipv6();
                 let addr = egress.addresses.iter().find(|addr| addr.is_ipv6() == v6);
@@ -117,7 +116,7 @@ impl Nat {
         let rules = self.rules();
         let addr =
             rules.source(from, self.uplink(), tuple).and_then(|(_, rule)| match &rule.action {
-                Source::Keep | Source::Masquerade => None,
+                Source::Masquerade => None,
                 Source::To(range) => self.paired(range, tuple.src.addr),
                 Source::Prefix(outside) => moved(tuple.src.addr, outside),
             });

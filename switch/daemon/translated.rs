@@ -118,10 +118,7 @@ impl Registry {
             hook: hook.to_owned(),
             number,
             from: matches.from.map(|zone| self.zone_name(zone)),
-            to: matches
-                .to
-                .map(|zone| self.zone_name(zone))
-                .or(matches.not_to.map(|zone| format!("!{}", self.zone_name(zone)))),
+            to: matches.to.map(|zone| self.zone_name(zone)),
             source: cidr(&matches.src),
             destination: cidr(&matches.dst),
             protocol: matches.protocol.map(|protocol| protocol.to_string()),
@@ -138,7 +135,6 @@ fn destination(
 ) -> api::NatRule {
     let (flows, octets) = rule.counts();
     let (target, changed_to, endpoint) = match &rule.action {
-        Destination::Keep => ("ACCEPT", None, None),
         Destination::To { addr, first_port, zone, .. } => {
             let to = match first_port {
                 Some(port) => TransportAddr::new(*addr, *port).to_string(),
@@ -155,7 +151,6 @@ fn destination(
 fn source(rule: &Rule<Source>, matched: api::NatRule) -> api::NatRule {
     let (flows, octets) = rule.counts();
     let (target, changed_to) = match &rule.action {
-        Source::Keep => ("ACCEPT", None),
         Source::Masquerade => ("MASQUERADE", None),
         Source::To(range) if range.start() == range.end() => {
             ("SNAT", Some(range.start().to_string()))

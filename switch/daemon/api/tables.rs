@@ -130,7 +130,7 @@ pub struct NatRule {
     pub protocol: Option<String>,
     /// First and last of its destination ports, where they matter.
     pub ports: Option<(u16, u16)>,
-    /// `DNAT`, `SNAT`, `MASQUERADE`, `NETMAP`, `NPT`, or `ACCEPT` where it stays as it is.
+    /// `DNAT`, `SNAT`, `MASQUERADE`, `NETMAP` or `NPT`.
     pub target: String,
     /// The address, addresses or prefix it is changed to: `172.17.0.2:80`, `203.0.113.8-203.0.113.9`.
     pub changed_to: Option<String>,
