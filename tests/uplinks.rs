@@ -268,7 +268,11 @@ fn what_is_asked_of_translation_is_what_the_world_sees() {
     let publish = ["-p", "8080:80", "-p", "198.51.100.9:8081:80"];
     let web = server(&scene, "four", &publish, &folder);
     scene.run(["exec", "web", "--"].into_iter().chain(curl).chain([&*url])).succeeded();
-    let flows = scene.json(["conntrack", "four", "--nat"]);
+    let flows = scene.json(["conntrack", "four", "--nat", "--why"]);
+    let why = flows[0]["Why"].as_array().cloned().unwrap_or_default();
+    let rule = "postrouting rule 0 matches: all from 0.0.0.0/0: SNAT to 198.51.100.8-198.51.100.9";
+    assert!(why.len() == 3 && why[0] == rule, "{flows:#}");
+    assert!(scene.json(["conntrack", "four", "--nat"])[0].get("Why").is_none());
     let dst = flows[0]["Reply"]["Dst"].as_str().unwrap().to_owned();
     assert!(["198.51.100.8", "198.51.100.9"].contains(&&*dst), "{flows:#}");
     far.says(&dst);

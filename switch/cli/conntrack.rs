@@ -18,7 +18,8 @@ Examples:
   pontoon conntrack
   pontoon conntrack eth0                                       begun by the world, on a raw:eth0
   pontoon conntrack bridge --counters --format json
-  pontoon conntrack --nat                                      what is translated")]
+  pontoon conntrack --nat                                      what is translated
+  pontoon conntrack --nat --why                                and by which rule and mapping")]
 pub(crate) struct Conntrack {
     /// Of this network only, or of the segment on this interface
     #[arg(value_name = "NETWORK|IF")]
@@ -29,19 +30,28 @@ pub(crate) struct Conntrack {
     /// Those with a translated source or destination only, as conntrack -L -j
     #[arg(long)]
     nat: bool,
+    /// Say below each flow why a raw uplink translates it as it does
+    #[arg(long)]
+    why: bool,
     #[command(flatten)]
     listing: Listing,
 }
 
 impl Conntrack {
     pub(crate) fn go(self) -> Outcome {
-        let mut flows = daemon()?.conntrack(self.network.as_deref())?;
+        let mut flows = daemon()?.conntrack(self.network.as_deref(), self.why)?;
         flows.retain(|flow| !self.nat || flow.source_nat || flow.destination_nat);
         self.listing.print(&flows, |flows| {
             note(format_args!("{} flow entries", flows.len()));
-            flows.iter().map(|flow| line(flow, self.counters)).collect::<Vec<_>>().join("\n")
+            flows.iter().map(|flow| lines(flow, self.counters)).collect::<Vec<_>>().join("\n")
         })
     }
+}
+
+/// The flow's line, and why it is so.
+fn lines(flow: &Flow, counters: bool) -> String {
+    let why = flow.why.iter().map(|why| format!("\n    {why}"));
+    std::iter::once(line(flow, counters)).chain(why).collect()
 }
 
 /// `tcp      6 431999 ESTABLISHED src=… dst=… sport=… dport=… src=… dst=… sport=… dport=… [ASSURED] zone=1`
@@ -105,7 +115,14 @@ mod tests {
             assured: true,
             source_nat: true,
             destination_nat: false,
+            why: vec![],
         }
+    }
+
+    #[test]
+    fn why_stands_below_its_flow() {
+        let told = Flow { why: vec!["one".into(), "two".into()], ..flow("udp", 17, None) };
+        assert_eq!(lines(&told, false), format!("{}\n    one\n    two", line(&told, false)));
     }
 
     #[test]

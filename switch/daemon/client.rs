@@ -238,13 +238,19 @@ impl Client {
         self.get(&of("/v1/neighbours", network))
     }
 
-    /// The flows of a network, or of all.
+    /// The flows of a network, or of all; and `why` they are translated as they are, if that is asked.
     ///
     /// # Errors
     ///
     /// As [`Client::version`].
-    pub fn conntrack(&self, network: Option<&str>) -> Result<Vec<api::Flow>, ClientError> {
-        self.get(&of("/v1/conntrack", network))
+    pub fn conntrack(
+        &self,
+        network: Option<&str>,
+        why: bool,
+    ) -> Result<Vec<api::Flow>, ClientError> {
+        let path = of("/v1/conntrack", network);
+        let more = if network.is_some() { '&' } else { '?' };
+        self.get(&if why { format!("{path}{more}why=true") } else { path })
     }
 
     /// What is translated for a network, or on a segment named by its interface, or on all.

@@ -256,7 +256,9 @@ fn router(shared: Arc<Shared>) -> Router {
         )
         .route(
             "/v1/conntrack",
-            get(|at: At, Query(of): Of| at.look(move |daemon| daemon.conntrack(of.network()))),
+            get(|at: At, Query(of): Of, Query(flows): Query<Flows>| {
+                at.look(move |daemon| daemon.conntrack(of.network(), flows.why))
+            }),
         )
         .route(
             "/v1/nat",
@@ -291,6 +293,12 @@ impl OfNetwork {
     fn network(&self) -> Option<&str> {
         self.network.as_deref().filter(|name| !name.is_empty())
     }
+}
+
+#[derive(Debug, Deserialize)]
+struct Flows {
+    #[serde(default)]
+    why: bool,
 }
 
 /// What handlers are given.

@@ -52,19 +52,23 @@ impl Daemon {
         Ok(rows)
     }
 
-    /// The flows of a network or of a segment, which begin or are answered there, or of all.
+    /// The flows of a network or of a segment, which begin or are answered there, or of all; and `why` they are
+    /// translated as they are, if that is asked.
     ///
     /// # Errors
     ///
     /// There is no such network or segment.
-    pub fn conntrack(&self, network: Option<&str>) -> Result<Vec<api::Flow>, Error> {
+    pub fn conntrack(&self, network: Option<&str>, why: bool) -> Result<Vec<api::Flow>, Error> {
         let one = network.map(|_| self.selected(network)).transpose()?;
         let one = one.and_then(|found| found.first().map(|(number, _)| *number));
-        let flows = self.switch.flows(one);
+        let flows = match why {
+            true => self.switch.flows_and_why(one),
+            false => self.switch.flows(one),
+        };
         let names: BTreeMap<_, _> = self.selected(None)?.into_iter().collect();
         let name = |number: NetworkId| names.get(&number).cloned();
         let known = flows.into_iter().filter_map(|row| {
-            Some(flow(name(row.network)?, name(row.answered_in).unwrap_or_default(), &row))
+            Some(flow(name(row.network)?, name(row.answered_in).unwrap_or_default(), row))
         });
         Ok(known.collect())
     }
@@ -144,7 +148,7 @@ fn owner(owners: &BTreeMap<PortId, String>, port: PortId) -> String {
     owners.get(&port).cloned().unwrap_or_default()
 }
 
-fn flow(network: String, answered_in: String, row: &FlowRow) -> api::Flow {
+fn flow(network: String, answered_in: String, row: FlowRow) -> api::Flow {
     let side = |tuple: nat::Tuple, (packets, octets): (u64, u64)| api::FlowSide {
         src: tuple.src.addr.to_string(),
         dst: tuple.dst.addr.to_string(),
@@ -169,5 +173,6 @@ fn flow(network: String, answered_in: String, row: &FlowRow) -> api::Flow {
         assured: row.assured,
         source_nat: row.reply.dst != row.original.src,
         destination_nat: row.reply.src != row.original.dst,
+        why: row.why,
     }
 }

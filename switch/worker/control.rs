@@ -211,6 +211,8 @@ pub struct FlowRow {
     pub sent: (u64, u64),
     /// Packets and octets of the answers.
     pub received: (u64, u64),
+    /// Why it is translated as it is, in words; empty if it is not, or that was not asked.
+    pub why: Vec<String>,
 }
 
 /// Counts of one port, all workers together.

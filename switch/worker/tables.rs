@@ -1,11 +1,12 @@
 //! What the switch knows, for listings: stations, neighbours, flows, counts.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use datapath::{DropReason, PortCounters, PortId, PortTotals};
-use nat::{Direction, Zone};
+use nat::{Direction, Nat, Zone};
 use smoltcp::time::Instant;
 
 use crate::control::{FdbRow, FlowRow, NeighbourRow, NetworkId, PortStats, WorkerStats};
@@ -51,6 +52,24 @@ impl Switch {
 
     /// The flows of a network, which begin or are answered there, or of all.
     pub fn flows(&self, network: Option<NetworkId>) -> Vec<FlowRow> {
+        self.flow_rows(network, &HashMap::new())
+    }
+
+    /// The same, and why each is translated as it is.
+    pub fn flows_and_why(&self, network: Option<NetworkId>) -> Vec<FlowRow> {
+        let nats = {
+            let state = self.state();
+            let stations = state.networks.values().filter_map(|known| known.station.as_ref());
+            stations.map(|station| station.nat()).map(|nat| (nat.uplink(), nat)).collect()
+        };
+        self.flow_rows(network, &nats)
+    }
+
+    fn flow_rows(
+        &self,
+        network: Option<NetworkId>,
+        asked: &HashMap<Zone, Arc<Nat>>,
+    ) -> Vec<FlowRow> {
         let now = self.now();
         let timeouts = |entry: &nat::Entry| match entry.owner() {
             nat::Owner::NONE => *self.conntrack.timeouts(),
@@ -70,6 +89,9 @@ impl Switch {
                 expires_in: entry.left(&timeouts(entry), now).into(),
                 sent: entry.counts(Direction::Original),
                 received: entry.counts(Direction::Reply),
+                why: asked.get(&entry.nat()).map_or_else(Vec::new, |nat| {
+                    nat.explain(entry).iter().map(ToString::to_string).collect()
+                }),
             })
             .collect();
         rows.sort_by_key(|row| (row.network, row.original.protocol, row.original.src));

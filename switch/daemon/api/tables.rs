@@ -58,7 +58,7 @@ pub struct FlowSide {
     pub octets: u64,
 }
 
-/// `GET /v1/conntrack`: a flow.
+/// `GET /v1/conntrack`, `?why=true`: a flow.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Flow {
@@ -90,6 +90,10 @@ pub struct Flow {
     pub source_nat: bool,
     /// Whether its destination is another than its sender wrote.
     pub destination_nat: bool,
+    /// Why it is translated as it is, if that was asked: rules and mappings as they are now, in words. Empty where
+    /// no NAT of a raw uplink's has to do with it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub why: Vec<String>,
 }
 
 /// `GET /v1/nat`: what is translated on a segment.
