@@ -26,6 +26,9 @@ const MAX_OCTETS_OF_ACCOUNT: usize = MAX_OCTETS / 8;
 /// What keeping a piece costs besides its own octets.
 const OVERHEAD: usize = 128;
 
+/// What keeping a packet costs besides its pieces: its header, and its names in the tables.
+const OVERHEAD_OF_PACKET: usize = 384;
+
 /// Pieces of one packet. The longest packet has 45 at the smallest MTU a sender should use.
 const MAX_PIECES: usize = 128;
 
@@ -142,7 +145,8 @@ impl Fragments {
         if self.partial.get(&name).is_some_and(|partial| partial.deadline <= now) {
             self.give_up(&name);
         }
-        let cost = payload.len() + OVERHEAD;
+        let known = self.partial.contains_key(&name);
+        let cost = payload.len() + OVERHEAD + if known { 0 } else { OVERHEAD_OF_PACKET };
         if !self.make_room(account, cost, now) {
             return Gathered::Refused;
         }

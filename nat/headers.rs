@@ -194,6 +194,7 @@ impl Headers {
                     };
                     headers.fragment_header = Some(at);
                     headers.next_header_at = named_at;
+                    named_at = at;
                     // One that is no piece of anything is an atomic fragment (RFC 6946).
                     headers.piece = (piece.more || piece.offset != 0).then_some(piece);
                     next = header[0];

@@ -56,11 +56,19 @@ struct State {
     held: Ports,
     /// Published ports, which are not to be handed out.
     reserved: Arc<Ports>,
-    /// Ports that were given back, and who had them: in this period and in the one before.
-    resting: [HashMap<u16, u64>; 2],
+    /// Ports that were given back: in this period and in the one before.
+    resting: [Resting; 2],
     /// Ports each account holds: low ones, and others.
     shares: HashMap<Account, [usize; 2]>,
     period_began: Instant,
+}
+
+/// Ports that rest.
+#[derive(Debug, Default)]
+struct Resting {
+    ports: Ports,
+    /// Who had them.
+    holders: HashMap<u16, u64>,
 }
 
 /// What is asked of a pool.
@@ -92,7 +100,7 @@ impl Pool {
     pub(crate) fn is_idle(&self, now: Instant) -> bool {
         let mut state = self.state();
         state.rest(now);
-        state.held.len() == 0 && state.resting.iter().all(HashMap::is_empty)
+        state.held.len() == 0 && state.resting.iter().all(|period| period.ports.len() == 0)
     }
 
     /// Takes a port: the one wished for if it is free, else one of its range and, if possible, its parity.
@@ -105,13 +113,13 @@ impl Pool {
         if !state.has_room_beside(share, &range) {
             return Err(NoMapping::Quota);
         }
-        let port = if range.contains(&wish.port) && state.may_have(wish.port, wish.who, false) {
+        let port = if range.contains(&wish.port) && state.may_have(wish.port, wish.who) {
             wish.port
         } else {
-            // A port that does not rest is better than the right parity.
+            // A port that does not rest, whoever had it, is better than the right parity.
             [(parities, false), (Parities::Both, false), (parities, true), (Parities::Both, true)]
                 .into_iter()
-                .find_map(|(parities, rested)| state.search(&range, parities, wish, rested))
+                .find_map(|(parities, rested)| state.search(&range, parities, wish.random, rested))
                 .ok_or(NoMapping::Exhausted)?
         };
         state.held.set(port);
@@ -133,7 +141,8 @@ impl Pool {
             }
         }
         if self.kind == Kind::Ports {
-            state.resting[0].insert(port, who);
+            state.resting[0].ports.set(port);
+            state.resting[0].holders.insert(port, who);
         }
     }
 
@@ -170,7 +179,7 @@ impl State {
         }
         let young = std::mem::take(&mut self.resting[0]);
         let long_ago = now >= self.period_began + REST * 2;
-        self.resting[1] = if long_ago { HashMap::new() } else { young };
+        self.resting[1] = if long_ago { Resting::default() } else { young };
         self.period_began = now;
     }
 
@@ -187,49 +196,45 @@ impl State {
     }
 
     /// Whether that port may be had by `who`.
-    fn may_have(&self, port: u16, who: u64, rested: bool) -> bool {
-        let free = !self.held.has(port) && !self.reserved.has(port);
-        let rests = || {
-            let last = self.resting.iter().find_map(|period| period.get(&port));
-            last.is_some_and(|last| *last != who)
-        };
-        free && (rested || !rests())
+    fn may_have(&self, port: u16, who: u64) -> bool {
+        let last = self.resting.iter().find_map(|period| period.holders.get(&port));
+        !self.held.has(port) && !self.reserved.has(port) && last.is_none_or(|last| *last == who)
     }
 
+    /// A free port of the range, or one that rests if `rested`. However many are taken or rest, that takes a look
+    /// at each word of bits and no more: the pool is locked meanwhile.
     fn search(
         &self,
         range: &RangeInclusive<u16>,
         parities: Parities,
-        wish: Wish,
+        random: u64,
         rested: bool,
     ) -> Option<u16> {
         let (first, last) = (u32::from(*range.start()), u32::from(*range.end()));
         let span = last - first + 1;
-        let begin = first + u32::try_from(wish.random % u64::from(span)).unwrap_or(0);
+        let begin = first + u32::try_from(random % u64::from(span)).unwrap_or(0);
         // From there on to the end, then from the beginning up to there.
-        let upper = self.free_in(begin, last, parities);
-        let lower = self.free_in(first, begin, parities);
-        upper.chain(lower).find(|port| self.may_have(*port, wish.who, rested))
+        self.first_in(begin, last, parities, rested)
+            .or_else(|| self.first_in(first, begin, parities, rested))
     }
 
-    /// Ports neither held nor reserved, both bounds included, a word of bits at a time.
-    fn free_in(&self, first: u32, last: u32, parities: Parities) -> impl Iterator<Item = u16> + '_ {
-        (first / 64..=last / 64).flat_map(move |word| {
+    /// The first port there, both bounds included.
+    fn first_in(&self, first: u32, last: u32, parities: Parities, rested: bool) -> Option<u16> {
+        (first / 64..=last / 64).find_map(|word| {
             let at = u16::try_from(word).unwrap_or(0);
-            let mut free = !(self.held.word(at) | self.reserved.word(at)) & parities.mask();
+            let mut taken = self.held.word(at) | self.reserved.word(at);
+            if !rested {
+                taken |= self.resting[0].ports.word(at) | self.resting[1].ports.word(at);
+            }
+            let mut free = !taken & parities.mask();
             if word == first / 64 {
                 free &= u64::MAX << (first % 64);
             }
             if word == last / 64 {
                 free &= u64::MAX >> (63 - last % 64);
             }
-            std::iter::from_fn(move || {
-                let bit = free.trailing_zeros();
-                (free != 0).then(|| {
-                    free &= free - 1;
-                    u16::try_from(word * 64 + bit).unwrap_or(u16::MAX)
-                })
-            })
+            let port = u16::try_from(word * 64 + free.trailing_zeros());
+            port.ok().filter(|_| free != 0)
         })
     }
 }
@@ -320,6 +325,23 @@ mod tests {
         assert_eq!(busy.take(wish(80, 2), NOW), Ok(1022));
         let other = Wish { account: Account(2), ..wish(80, 2) };
         assert_eq!(busy.take(other, NOW), Err(NoMapping::Exhausted));
+    }
+
+    #[test]
+    fn a_port_that_does_not_rest_is_found_among_those_that_do() {
+        let other = |port| Wish { account: Account(70_000), ..wish(port, 2) };
+        let pool = pool_of(Kind::Ports, &[]);
+        let taken = all(&pool, wish(400, 1));
+        assert_eq!(taken.len(), 1023);
+        taken.iter().for_each(|port| give(&pool, *port, NOW));
+        // All rest: one of them, then, of the same parity.
+        assert!(pool.take(other(400), NOW).is_ok_and(|port| port % 2 == 0));
+        assert_eq!(pool.take(other(401), NOW + REST * 2), Ok(401));
+        // One does not rest, and is better than the right parity.
+        let pool = pool_of(Kind::Ports, &[501..=501]);
+        all(&pool, wish(400, 1)).iter().for_each(|port| give(&pool, *port, NOW));
+        pool.reserve(Arc::default());
+        assert_eq!(pool.take(other(400), NOW), Ok(501));
     }
 
     #[test]

@@ -124,10 +124,32 @@ pub(crate) fn undone_in_version(offload: Offload, v6: bool, transport: usize) ->
         },
         other => other,
     };
+    // A hint, which may be as long as the frame.
     let header_len = match offload.header_len {
         0 => 0,
-        len => (len + start).saturating_sub(was),
+        len => len.saturating_add(start).saturating_sub(was),
     };
     let checksum = offload.checksum.map(|partial| PartialChecksum { start, ..partial });
     Offload { checksum, gso, header_len, valid: offload.valid }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A hint of the headers' length is the sender's, and may be as long as the longest frame.
+    #[test]
+    fn no_hint_is_too_long_to_be_moved() {
+        for (v6, transport) in [(true, 40), (false, 20)] {
+            let was = ETHERNET_HEADER_LEN + if v6 { 20 } else { 40 };
+            let start = u16::try_from(was).unwrap();
+            let checksum = Some(PartialChecksum { start, offset: 16 });
+            let offload = Offload { checksum, header_len: u16::MAX, ..Offload::NONE };
+            let moved = undone_in_version(offload, v6, transport);
+            assert!(usize::from(moved.header_len) >= ETHERNET_HEADER_LEN + transport);
+            let offload = Offload { header_len: start + 20, ..offload };
+            let moved = undone_in_version(offload, v6, transport);
+            assert_eq!(usize::from(moved.header_len), ETHERNET_HEADER_LEN + transport + 20);
+        }
+    }
 }

@@ -129,6 +129,25 @@ fn u14_pieces_wait_for_half_a_minute() {
     assert!(matches!(gather(&lab, &pieces[1], &INSIDE), Gathered::Complete(_)));
 }
 
+/// RFC 6946: a fragment header that makes a piece of nothing may stand before one that does.
+#[test]
+fn a_piece_behind_an_atomic_fragment_is_a_piece() {
+    let lab = Lab::default();
+    let [from, to] = V6;
+    let payload: Vec<u8> = (0..1400).map(|n| u8::try_from(n % 251).unwrap()).collect();
+    let gathered = pieces(&udp(from, to, &payload), 800, 42).into_iter().map(|mut piece| {
+        let atomic = [piece[6], 0, 0, 0, 0, 0, 0, 9];
+        piece.splice(40..40, atomic);
+        let len = u16::try_from(piece.len() - 40).unwrap();
+        piece[4..6].copy_from_slice(&len.to_be_bytes());
+        gather(&lab, &piece, &INSIDE)
+    });
+    let Some(Gathered::Complete(whole)) = gathered.last() else { panic!("not whole") };
+    let headers = Lab::parse(&whole.packet);
+    assert_eq!((headers.protocol, headers.piece), (nat::Protocol::Udp, None));
+    assert_eq!(whole.packet[headers.transport + 8..headers.end], payload);
+}
+
 #[test]
 fn pieces_that_lie_about_their_length_are_refused() {
     let lab = Lab::default();
