@@ -6,7 +6,7 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use datapath::emit::{self, IpHeader};
-use datapath::{Body, Datapath, Offload, Outbox, Packet, Received};
+use datapath::{Body, Datapath, DropReason, Offload, Outbox, Packet, PortTotals, Received};
 use mio::{Events, Poll};
 use nat::{Direction, Profile, Protocol, Timeouts, TransportAddr, Tuple};
 use smoltcp::time::{Duration, Instant};
@@ -47,15 +47,21 @@ impl Rig {
 
     /// The container sends to the far side, or to somebody else.
     fn send(&mut self, to: SocketAddr) {
+        self.send_from(INSIDE, to, b"hello");
+    }
+
+    /// The same from a port of its choice. Returns what it is told of it.
+    fn send_from(&mut self, from: u16, to: SocketAddr, octets: &[u8]) -> Vec<Vec<u8>> {
         let SocketAddr::V4(addr) = to else { unreachable!("IPv4") };
         let header = IpHeader::new(CONTAINER.into(), (*addr.ip()).into(), 17);
-        let mut frame = vec![0; header.transport() + 8 + 5];
+        let mut frame = vec![0; header.transport() + 8 + octets.len()];
         header.emit(&mut frame, GATEWAY);
         let datagram = &mut frame[header.transport()..];
-        datagram[..2].copy_from_slice(&INSIDE.to_be_bytes());
+        let len = u16::try_from(8 + octets.len()).unwrap();
+        datagram[..2].copy_from_slice(&from.to_be_bytes());
         datagram[2..4].copy_from_slice(&to.port().to_be_bytes());
-        datagram[4..6].copy_from_slice(&13_u16.to_be_bytes());
-        datagram[8..].copy_from_slice(b"hello");
+        datagram[4..6].copy_from_slice(&len.to_be_bytes());
+        datagram[8..].copy_from_slice(octets);
         emit::fill_checksum(&header, datagram, 6);
         let packet = Packet::parse(&frame, &Offload::NONE).unwrap();
         let received = Received { port: PORT, place: 0, frame: &frame, offload: Offload::NONE };
@@ -63,7 +69,14 @@ impl Rig {
         let tuple = packet.tuple().unwrap();
         self.datagrams.outbound(&received, &packet, tuple, &mut ctx).unwrap();
         self.datagrams.send_train(&mut ctx);
+        let departures = self.out.departures().iter();
+        let told = departures.filter_map(|departure| match departure.body {
+            Body::Built(built) => Some(self.out.frame(built)[34..].to_vec()),
+            _ => None,
+        });
+        let told = told.collect();
         self.out.clear();
+        told
     }
 
     /// The container sends to the far side, which hears it, and from whom.
@@ -202,4 +215,26 @@ fn refusals_that_wait_cost_no_other_datagram() {
     for _ in 0..3 {
         assert_eq!(rig.ask(), outside);
     }
+}
+
+/// RFC 768: no octets are a datagram, too; port 0 is nobody's to answer to, and to send to is refused.
+#[test]
+fn datagrams_without_octets_or_ports_are_no_exception() {
+    let mut rig = Rig::new();
+    let far = rig.far.local_addr().unwrap();
+    for (from, octets) in
+        [(INSIDE, &b""[..]), (0, b"from nobody"), (0, b""), (INSIDE, &[7; 60_000])]
+    {
+        assert!(rig.send_from(from, far, octets).is_empty());
+        let mut buffer = vec![0; 70_000];
+        let (len, back) = rig.far.recv_from(&mut buffer).unwrap();
+        assert_eq!(&buffer[..len], octets);
+        assert_eq!(rig.answer(back), 1, "from {from}, {len} octets");
+    }
+    let told = rig.send_from(INSIDE, SocketAddr::new(far.ip(), 0), b"to nobody");
+    let [message] = &told[..] else { panic!("{told:?}") };
+    assert_eq!(message[0], 3, "unreachable");
+    let mut totals = PortTotals::default();
+    rig.dp.gateway_counters().add_to(&mut totals);
+    assert_eq!(totals.tx_dropped[DropReason::HostSendFailed as usize], 1, "and counted");
 }

@@ -3,15 +3,50 @@
 use std::io::{Read, Write};
 use std::sync::Arc;
 
+use datapath::IcmpError;
 use nat::TcpFlags;
 use proptest::prelude::*;
 use smoltcp::time::Duration;
 
 use super::super::segment::{Segment, SynOptions};
 use super::super::seq::Seq;
+use super::super::table::SYN;
 use super::{Peer, Rig, Sent};
 use crate::context::Readiness;
 use crate::context::rig::{PORT, ZONE};
+
+/// How far a connection is when it begins.
+#[derive(Clone, Copy, Debug)]
+enum Begin {
+    /// The far side has not answered.
+    Connecting,
+    /// It has, and our SYN-ACK is out.
+    Accepting,
+    /// A client has come, and our SYN is out.
+    Opening,
+    Established,
+}
+
+fn begin(rig: &mut Rig, at: Begin) -> Peer {
+    if let Begin::Opening = at {
+        let (far, key, iss) = rig.client();
+        return Peer { key, port: 80, seq: Seq(999), ack: iss + 1, window: 65_535, far };
+    }
+    if let Begin::Established = at {
+        return rig.connect(4000);
+    }
+    let key = rig.tcp.flows.next_key();
+    let syn = Rig::segment(SYN, Seq(999), Seq(0), 65_535);
+    rig.inject(None, 4000, syn, &[]).0.unwrap();
+    let (far, _) = rig.listener.accept().unwrap();
+    let mut peer = Peer { key, port: 4000, seq: Seq(1000), ack: Seq(0), window: 65_535, far };
+    if let Begin::Accepting = at {
+        let connected = Readiness { writable: true, ..Readiness::default() };
+        let ((), sent) = rig.act(|tcp, ctx| tcp.ready(key, connected, ctx));
+        hear(&mut peer, &sent);
+    }
+    peer
+}
 
 /// What happens next.
 #[derive(Clone, Debug)]
@@ -30,6 +65,8 @@ enum Event {
     Write(u16),
     Read,
     Shut,
+    /// An ICMP error: type, code, and about a segment so far from where our next begins.
+    Told(u8, u8, u32, i32),
     /// Poll says whatever it likes.
     Ready(u8),
     /// So many milliseconds go by.
@@ -64,6 +101,8 @@ fn event() -> impl Strategy<Value = Event> {
         2 => (1..60_000_u16).prop_map(Event::Write),
         1 => Just(Event::Read),
         1 => Just(Event::Shut),
+        1 => (3..13_u8, 0..6_u8, any::<u32>(), near())
+            .prop_map(|(kind, code, word, seq)| Event::Told(kind, code, word, seq)),
         2 => any::<u8>().prop_map(Event::Ready),
         2 => (0..300_000_u32).prop_map(Event::Time),
     ]
@@ -116,6 +155,14 @@ fn play(rig: &mut Rig, peer: &mut Peer, event: Event) {
         Event::Shut => {
             let _ = peer.far.shutdown(std::net::Shutdown::Write);
         }
+        Event::Told(kind, code, word, seq) => {
+            // Only errors reach a flow, and only while it is there.
+            if matches!(kind, 3 | 4 | 5 | 11 | 12) && rig.tcp.flows.get(peer.key).is_some() {
+                let what = IcmpError::Told { kind, code, word };
+                let (_, sent) = rig.tells(PORT, (peer.key, at(peer.ack, seq)), what);
+                hear(peer, &sent);
+            }
+        }
         Event::Ready(bits) => {
             let ready = Readiness {
                 readable: bits & 1 != 0,
@@ -153,11 +200,17 @@ proptest! {
         scale in prop::option::of(0..=16_u8),
         mss in any::<u16>(),
         sack in any::<bool>(),
+        start in prop::sample::select(vec![
+            Begin::Connecting,
+            Begin::Accepting,
+            Begin::Opening,
+            Begin::Established,
+        ]),
         events in prop::collection::vec(event(), 1..60),
     ) {
         let mut rig = Rig::new(100);
         rig.options = Some(SynOptions { mss, window_scale: scale, sack });
-        let mut peer = rig.connect(4000);
+        let mut peer = begin(&mut rig, start);
         for event in events {
             play(&mut rig, &mut peer, event);
         }

@@ -17,7 +17,7 @@ use crate::quote::Quoted;
 
 impl Rig {
     /// A client of a published port, the flow it has, and the SYN the container got.
-    fn client(&mut self) -> (TcpStream, Key, Seq) {
+    pub(super) fn client(&mut self) -> (TcpStream, Key, Seq) {
         let local = self.listener.local_addr().unwrap();
         let far = TcpStream::connect(local).unwrap();
         far.set_read_timeout(Some(std::time::Duration::from_secs(10))).unwrap();
@@ -34,7 +34,7 @@ impl Rig {
     }
 
     /// A container's error about the segment of a flow that begins at `seq`.
-    fn tells(
+    pub(super) fn tells(
         &mut self,
         port: PortId,
         (key, seq): (Key, Seq),
