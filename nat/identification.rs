@@ -8,7 +8,7 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU16, AtomicU32, Ordering::Relaxed};
 
-use crate::passage::renumber;
+use crate::rewrite::renumber;
 
 /// Identifications given, of one NAT.
 #[derive(Debug)]

@@ -7,7 +7,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::buffer::Buffer;
-use crate::checksum::Sum;
 use crate::entry::Entry;
 use crate::headers::Headers;
 use crate::hooks::Ingress;
@@ -113,7 +112,7 @@ impl Passage {
             lowered.restore(packet.octets_mut(), &self.headers, self.undone);
         }
         if let Some(id) = self.renumbered.take() {
-            renumber(packet.octets_mut(), id);
+            rewrite::renumber(packet.octets_mut(), id);
         }
         if let Some(former) = self.former.take() {
             former.restore(packet, &self.headers);
@@ -131,12 +130,4 @@ impl Passage {
     pub(crate) fn too_big(&self, mtu: u16) -> Refused {
         too_big(mtu, self.changed_version().then(|| self.headers.v6()))
     }
-}
-
-/// Gives an IPv4 packet another identification, and returns what it had.
-pub(crate) fn renumber(packet: &mut [u8], new: u16) -> u16 {
-    let old = u16::from_be_bytes([packet[4], packet[5]]);
-    packet[4..6].copy_from_slice(&new.to_be_bytes());
-    rewrite::replace(packet, 10, Sum::word(old), Sum::word(new));
-    old
 }

@@ -14,7 +14,7 @@ use crate::headers::{Body, Headers};
 use crate::hooks::{Config, Filtering, Ingress, Nat};
 use crate::icmp;
 use crate::mapping::{External, Inside};
-use crate::passage::{Passage, Standing, Via, renumber};
+use crate::passage::{Passage, Standing, Via};
 use crate::refused::{Reason, Refused};
 use crate::rewrite::{self, Undone};
 use crate::rules::Destination;
@@ -246,7 +246,7 @@ impl Nat {
             if !headers.v6() && quoted.src != sent.src.addr && !quoted.dont_fragment {
                 let quoted = &mut octets[headers.transport + icmp::HEADER..];
                 let given = u16::from_be_bytes([quoted[4], quoted[5]]);
-                renumber(quoted, self.identifications.before(given));
+                rewrite::renumber(quoted, self.identifications.before(given));
             }
             passage.headers = icmp::rewrite(octets, &headers, &quoted, &sent);
         } else {

@@ -151,6 +151,14 @@ pub(crate) fn replace(octets: &mut [u8], field: usize, old: Sum, new: Sum) {
     octets[field..field + 2].copy_from_slice(&held.replace_sum(old, new).0.to_be_bytes());
 }
 
+/// Gives an IPv4 packet another identification, and returns what it had.
+pub(crate) fn renumber(packet: &mut [u8], new: u16) -> u16 {
+    let old = u16::from_be_bytes([packet[4], packet[5]]);
+    packet[4..6].copy_from_slice(&new.to_be_bytes());
+    replace(packet, 10, Sum::word(old), Sum::word(new));
+    old
+}
+
 /// Makes a partial checksum whole. A protocol that has none here is left alone.
 pub(crate) fn complete(octets: &mut [u8], headers: &Headers) {
     let Some((field, _)) = checksum_field(headers.protocol) else { return };
