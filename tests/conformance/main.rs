@@ -104,7 +104,6 @@ impl Of {
 const NOT_YET: &[(Subject, &str)] = &[
     (Subject::Raw, "who_has_forgotten_a_connection_may_begin_it_anew"),
     (Subject::Raw, "half_open_connections_shut_nobody_out"),
-    (Subject::Raw, "redirects_and_source_quench_are_not_let_in"),
     (Subject::Raw, "a_change_to_an_address_that_somebody_has_changes_nothing"),
     (Subject::Raw, "pieces_are_routed_one_by_one"),
 ];
@@ -117,7 +116,7 @@ const ANY: &[Family] = &[Family::V4, Family::V6];
 static PATIENCE: AtomicU64 = AtomicU64::new(10);
 
 /// How many probes run at once, where `--test-threads` does not say.
-const AT_ONCE: usize = 10;
+const AT_ONCE: usize = 14;
 
 pub(crate) fn patience() -> Duration {
     Duration::from_secs(PATIENCE.load(Relaxed))

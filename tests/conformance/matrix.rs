@@ -45,24 +45,43 @@ fn cell(subject: Subject, probe: &Probe) -> (String, Vec<String>) {
 /// By row and column.
 type Cells = BTreeMap<(usize, usize), (String, Vec<String>)>;
 
+/// The rows' beginnings, and their marks.
+fn rows(probes: &[Probe], subjects: &[Subject], cells: &Cells) -> Vec<(String, Vec<String>)> {
+    let row = |(row, probe): (usize, &Probe)| {
+        let marks = (0..subjects.len()).map(|column| cells[&(row, column)].0.clone());
+        (title(probe), marks.collect())
+    };
+    probes.iter().enumerate().map(row).collect()
+}
+
+fn title(probe: &Probe) -> String {
+    let of = match probe.of {
+        Of::Raw | Of::RawAlone => " (raw)",
+        Of::Sockets => " (sockets)",
+        Of::Both => "",
+    };
+    format!("{} {}{of}", probe.id, probe.name.replace('_', " "))
+}
+
+/// The rows of a table made before, of probes there still are.
+fn kept(before: &str) -> Vec<(String, Vec<String>)> {
+    let titles: Vec<_> = crate::all().iter().map(title).collect();
+    let row = |line: &str| {
+        let mut cells =
+            line.strip_prefix("| ")?.strip_suffix(" |")?.split(" | ").map(str::to_owned);
+        cells.next().map(|title| (title, cells.collect()))
+    };
+    before.lines().filter_map(row).filter(|(title, _)| titles.contains(title)).collect()
+}
+
 /// A row for each probe, and how many of what was asked is right.
-fn table(probes: &[Probe], subjects: &[Subject], cells: &Cells) -> String {
+fn table(rows: &[(String, Vec<String>)], subjects: &[Subject]) -> String {
     let names: Vec<_> = subjects.iter().map(|subject| subject.name()).collect();
     let mut lines = vec![format!("| requirement | {} |", names.join(" | "))];
     lines.push(format!("|--|{}", "--|".repeat(subjects.len())));
-    for (row, probe) in probes.iter().enumerate() {
-        let marks: Vec<_> =
-            (0..subjects.len()).map(|column| cells[&(row, column)].0.as_str()).collect();
-        let of = match probe.of {
-            Of::Raw | Of::RawAlone => " (raw)",
-            Of::Sockets => " (sockets)",
-            Of::Both => "",
-        };
-        let name = probe.name.replace('_', " ");
-        lines.push(format!("| {} {name}{of} | {} |", probe.id, marks.join(" | ")));
-    }
+    lines.extend(rows.iter().map(|(title, marks)| format!("| {title} | {} |", marks.join(" | "))));
     let right = (0..subjects.len()).map(|column| {
-        let marks = (0..probes.len()).map(|row| cells[&(row, column)].0.as_str());
+        let marks = rows.iter().map(|(_, marks)| marks[column].as_str());
         let asked = marks.clone().filter(|marks| *marks != "·").flat_map(str::chars).count();
         let right = marks.flat_map(str::chars).filter(|mark| matches!(mark, '4' | '6')).count();
         format!("{right} of {asked}")
@@ -96,7 +115,7 @@ fn heading(subjects: &[Subject]) -> String {
 }
 
 /// In the environment, `TABLE` names a file for the table, and `PROBE` and `SUBJECTS` choose by part of a
-/// name, number or file.
+/// name, number or file; rows of a table that `PROBE` does not choose stay as they were.
 pub(crate) fn matrix() -> Result<(), Failed> {
     PATIENCE.store(4, Relaxed);
     let chosen = |what: &str, names: &[&str]| match std::env::var(what) {
@@ -124,10 +143,18 @@ pub(crate) fn matrix() -> Result<(), Failed> {
         }
     });
     let cells = cells.into_inner().unwrap();
-    let table = table(&probes, &subjects, &cells);
-    println!("{table}");
+    let mut rows = rows(&probes, &subjects, &cells);
+    println!("{}", table(&rows, &subjects));
     if let Some(file) = std::env::var_os("TABLE") {
-        std::fs::write(file, format!("{}{table}", heading(&subjects)))?;
+        let before = std::fs::read_to_string(&file).unwrap_or_default();
+        if std::env::var_os("PROBE").is_some() {
+            let asked: Vec<_> = rows.iter().map(|(title, _)| title.clone()).collect();
+            let kept = kept(&before).into_iter().filter(|(title, _)| !asked.contains(title));
+            rows.extend(kept.filter(|(_, marks)| marks.len() == subjects.len()));
+            let order: Vec<_> = crate::all().iter().map(title).collect();
+            rows.sort_by_key(|(title, _)| order.iter().position(|found| found == title));
+        }
+        std::fs::write(file, heading(&subjects) + &table(&rows, &subjects))?;
     }
     for ((row, column), (_, wrongs)) in &cells {
         for wrong in wrongs {

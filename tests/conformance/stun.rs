@@ -29,7 +29,8 @@ fn stun_finds_an_endpoint_independent_mapping(lab: &Lab, family: Family) -> Verd
     };
     // Its sockets are there before it says anything that can be waited for.
     let mut found = ask("-m");
-    for _ in 0..50 {
+    let end = std::time::Instant::now() + 3 * crate::patience();
+    while std::time::Instant::now() < end {
         if found.stdout.contains("apping") || found.stderr.contains("apping") {
             break;
         }
