@@ -12,6 +12,7 @@ pub mod api;
 mod attach;
 pub mod client;
 pub mod config;
+mod dnat;
 mod endpoint;
 pub mod error;
 mod host;

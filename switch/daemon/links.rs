@@ -17,13 +17,6 @@ use crate::state::Daemon;
 impl Daemon {
     /// Has all that is on an interface of the host's follow what has become of that.
     pub(crate) fn look_at_links(&self) {
-        let there = match netns::interfaces() {
-            Ok(there) => there,
-            Err(error) => return log!("interfaces are not seen: {error:#}"),
-        };
-        let name_of = |ifindex| {
-            there.iter().find(|found| found.ifindex == ifindex).map(|found| found.name.clone())
-        };
         let (stations, bridged): (Vec<_>, Vec<_>) = {
             let registry = self.registry();
             let stations =
@@ -32,6 +25,16 @@ impl Daemon {
             let bridged =
                 networks.filter_map(|network| Some((network.number, network.bridged?.ifindex)));
             (stations.collect(), bridged.collect())
+        };
+        if stations.is_empty() && bridged.is_empty() {
+            return;
+        }
+        let there = match netns::interfaces() {
+            Ok(there) => there,
+            Err(error) => return log!("interfaces are not seen: {error:#}"),
+        };
+        let name_of = |ifindex| {
+            there.iter().find(|found| found.ifindex == ifindex).map(|found| found.name.clone())
         };
         for (id, nic) in stations {
             match name_of(nic.ifindex) {

@@ -14,6 +14,7 @@ use netns::Take;
 use worker::{NatPublication, NetworkId, PortConfig, SegmentConfig, SegmentId, SegmentRow};
 
 use crate::api;
+use crate::dnat;
 use crate::error::Error;
 use crate::log::log;
 use crate::mac;
@@ -258,7 +259,7 @@ impl Daemon {
             let station = registry.is_station(id, &rows);
             let endpoints = registry.behind(id).flat_map(|network| registry.on(network.number));
             let published: Vec<_> =
-                endpoints.flat_map(|endpoint| segment::publications(endpoint, &station)).collect();
+                endpoints.flat_map(|endpoint| dnat::publications(endpoint, &station)).collect();
             let config = segment.config(registry.behind(id));
             let config = Some(config).filter(|config| segment.told.as_ref() != Some(config));
             // Told again, the rules would begin to count anew.

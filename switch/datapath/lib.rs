@@ -38,6 +38,7 @@ pub mod reset;
 pub mod resolve;
 pub mod route;
 pub mod segment;
+mod share;
 pub mod slot;
 pub mod stats;
 pub mod why;

@@ -7,7 +7,6 @@
 //! Pure: what must be asked is returned.
 
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry as Slot;
@@ -16,6 +15,11 @@ use smoltcp::time::{Duration, Instant};
 use crate::drop::DropReason;
 use crate::offload::Offload;
 use crate::port::{MacAddr, Payer, PortId};
+use crate::share::Shares;
+
+pub use crate::share::{
+    CAPACITY, CAPACITY_PER_PORT, MAX_PENDING_OCTETS, MAX_PENDING_OCTETS_PER_PORT,
+};
 
 /// How long a confirmed neighbour is taken for granted (RFC 4861 §10 REACHABLE_TIME; Linux
 /// `base_reachable_time_ms`).
@@ -34,19 +38,6 @@ pub const MAX_SOLICIT: u8 = 3;
 /// and Linux keeps 200 KB of them (`unres_qlen_bytes`): a first datagram may come in 45 pieces, and the first
 /// questions of a resolver or of a browser at once.
 pub const MAX_PENDING: usize = 64;
-
-/// Octets of all packets that wait on one network; further ones give way at once.
-pub const MAX_PENDING_OCTETS: usize = 4 << 20;
-
-/// The share of [`MAX_PENDING_OCTETS`] that one port's packets may take.
-pub const MAX_PENDING_OCTETS_PER_PORT: usize = MAX_PENDING_OCTETS / 8;
-
-/// Neighbours of one network that were learned or are asked for. Those the daemon has introduced come
-/// on top: they are as many as the addresses of the attached ports.
-pub const CAPACITY: usize = 4096;
-
-/// The share of [`CAPACITY`] one port may fill.
-pub const CAPACITY_PER_PORT: usize = CAPACITY / 8;
 
 /// What is known of a neighbour, by the names of `uapi/linux/neighbour.h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,25 +125,13 @@ pub struct Resolved {
     pub ask: bool,
 }
 
-/// What one payer has of the table.
-#[derive(Debug, Default)]
-struct Share {
-    neighbours: usize,
-    pending_octets: usize,
-}
-
 /// The table.
 ///
 /// Locks are taken in one order: a neighbour's, then a share's.
 #[derive(Debug)]
 pub struct Neighbours {
     table: DashMap<IpAddr, Neighbour>,
-    shares: DashMap<Payer, Share>,
-    /// Places one port may fill.
-    per_port: usize,
-    /// Of those not introduced.
-    len: AtomicUsize,
-    pending_octets: AtomicUsize,
+    shares: Shares,
 }
 
 impl Default for Neighbours {
@@ -166,13 +145,7 @@ impl Neighbours {
     /// [`CAPACITY_PER_PORT`].
     #[must_use]
     pub fn new(per_port: usize) -> Self {
-        Self {
-            table: DashMap::new(),
-            shares: DashMap::new(),
-            per_port,
-            len: AtomicUsize::new(0),
-            pending_octets: AtomicUsize::new(0),
-        }
+        Self { table: DashMap::new(), shares: Shares::new(per_port) }
     }
 
     /// The station of `addr`, if there is no need to ask for it.
@@ -201,7 +174,7 @@ impl Neighbours {
                 Resolved { mac: known.mac, ask }
             }
             Slot::Vacant(slot) => {
-                let ask = self.reserve(payer);
+                let ask = self.shares.take_place(payer);
                 if ask {
                     slot.insert(Neighbour::new(None, payer, now));
                 }
@@ -215,15 +188,9 @@ impl Neighbours {
     pub fn park(&self, addr: IpAddr, pending: Pending) -> Option<Pending> {
         let octets = pending.frame.len();
         let Some(mut known) = self.table.get_mut(&addr) else { return Some(pending) };
-        let mut share = self.shares.entry(pending.payer).or_default();
-        if share.pending_octets + octets > MAX_PENDING_OCTETS_PER_PORT
-            || self.pending_octets.load(Relaxed) + octets > MAX_PENDING_OCTETS
-        {
+        if !self.shares.take_octets(pending.payer, octets) {
             return Some(pending);
         }
-        share.pending_octets += octets;
-        drop(share);
-        self.pending_octets.fetch_add(octets, Relaxed);
         known.pending.push(pending);
         let given_way = (known.pending.len() > MAX_PENDING).then(|| known.pending.remove(0));
         self.no_longer_pending(given_way.as_slice());
@@ -232,11 +199,7 @@ impl Neighbours {
 
     fn no_longer_pending(&self, pending: &[Pending]) {
         for gone in pending {
-            self.pending_octets.fetch_sub(gone.frame.len(), Relaxed);
-            if let Some(mut share) = self.shares.get_mut(&gone.payer) {
-                share.pending_octets = share.pending_octets.saturating_sub(gone.frame.len());
-            }
-            self.forget_spent(gone.payer);
+            self.shares.give_octets(gone.payer, gone.frame.len());
         }
     }
 
@@ -276,10 +239,10 @@ impl Neighbours {
                     if known.introduced {
                         return Err(DropReason::SpoofedNeighbour);
                     }
-                    if !self.reserve(payer) {
+                    if !self.shares.take_place(payer) {
                         return Ok(Vec::new());
                     }
-                    self.release(std::mem::replace(&mut known.payer, payer));
+                    self.shares.give_place(std::mem::replace(&mut known.payer, payer));
                 }
                 known.mac = Some(mac);
                 known.confirmed = now;
@@ -288,7 +251,7 @@ impl Neighbours {
                 Ok(std::mem::take(&mut known.pending))
             }
             Slot::Vacant(slot) => {
-                if create && self.reserve(payer) {
+                if create && self.shares.take_place(payer) {
                     slot.insert(Neighbour::new(Some(mac), payer, now));
                 }
                 Ok(Vec::new())
@@ -312,43 +275,10 @@ impl Neighbours {
     /// Gives back what an entry that left the table has cost, and returns what waited for it.
     fn gone(&self, known: Neighbour) -> Vec<Pending> {
         if !known.introduced {
-            self.release(known.payer);
+            self.shares.give_place(known.payer);
         }
         self.no_longer_pending(&known.pending);
         known.pending
-    }
-
-    fn reserve(&self, payer: Payer) -> bool {
-        let most = match payer {
-            Payer::Port(_) => self.per_port,
-            Payer::Foreign(_) => CAPACITY_PER_PORT,
-        };
-        let mut share = self.shares.entry(payer).or_default();
-        if share.neighbours >= most {
-            return false;
-        }
-        if self.len.fetch_add(1, Relaxed) >= CAPACITY {
-            self.len.fetch_sub(1, Relaxed);
-            return false;
-        }
-        share.neighbours += 1;
-        true
-    }
-
-    fn release(&self, payer: Payer) {
-        self.len.fetch_sub(1, Relaxed);
-        if let Some(mut share) = self.shares.get_mut(&payer) {
-            share.neighbours = share.neighbours.saturating_sub(1);
-        }
-        self.forget_spent(payer);
-    }
-
-    /// A port's share goes with the port; of others nobody says when they are gone.
-    fn forget_spent(&self, payer: Payer) {
-        if let Payer::Foreign(_) = payer {
-            let spent = |share: &Share| share.neighbours == 0 && share.pending_octets == 0;
-            self.shares.remove_if(&payer, |_, share| spent(share));
-        }
     }
 
     /// Asks again for those that must be asked again (`ask` is called with the last known station) and
@@ -375,7 +305,7 @@ impl Neighbours {
                 false => now < known.confirmed + REACHABLE_TIME + STALE_TIME,
             };
             if !keep {
-                self.release(known.payer);
+                self.shares.give_place(known.payer);
                 self.no_longer_pending(&known.pending);
                 failed.extend(known.pending.drain(..).map(|pending| (*addr, pending)));
             }
@@ -409,7 +339,7 @@ impl Neighbours {
             }
             keep
         });
-        self.shares.remove_if(&Payer::Port(port), |_, share| share.pending_octets == 0);
+        self.shares.forget_port(port);
         waited
     }
 
@@ -521,7 +451,7 @@ mod tests {
         for second in 1..=3 {
             table.handle_timeout(T0 + RETRANS_TIME * second, |_, _| ());
         }
-        assert_eq!(table.pending_octets.load(Relaxed), 0);
+        assert_eq!(table.shares.taken().1, 0);
         table.resolve(ADDR, P1, T0);
         assert!(table.park(ADDR, large(P1)).is_none(), "room again");
     }
@@ -562,12 +492,12 @@ mod tests {
         table.handle_timeout(T0 + REACHABLE_TIME + STALE_TIME, |_, _| ());
         table.handle_timeout(T0 + (REACHABLE_TIME + STALE_TIME) * 2, |_, _| ());
         table.handle_timeout(T0 + (REACHABLE_TIME + STALE_TIME) * 3, |_, _| ());
-        assert_eq!((table.list(T0).len(), table.len.load(Relaxed)), (0, 0));
+        assert_eq!((table.list(T0).len(), table.shares.taken().0), (0, 0));
         table.confirm(ADDR, MAC, P1, true, T0).unwrap();
         assert_eq!(table.list(T0).len(), 1);
         table.forget_port(P1);
-        assert_eq!((table.list(T0).len(), table.len.load(Relaxed)), (0, 0));
-        assert!(table.shares.get(&P1.into()).is_none());
+        assert_eq!((table.list(T0).len(), table.shares.taken().0), (0, 0));
+        assert_eq!(table.shares.taken().2, 1, "of the other port");
     }
 
     #[test]
@@ -603,11 +533,23 @@ mod tests {
         table.park(ADDR, pending(1));
         let waited = table.introduce(ADDR, MAC, P2, T0);
         assert_eq!(waited.iter().map(|p| p.frame[0]).collect::<Vec<_>>(), [1]);
-        assert_eq!((table.pending_octets.load(Relaxed), table.len.load(Relaxed)), (0, 0));
+        assert_eq!(
+            {
+                let (places, octets, _) = table.shares.taken();
+                (octets, places)
+            },
+            (0, 0)
+        );
         // A port that goes away leaves nothing that waits for it uncounted.
         table.resolve(invented(1), P1, T0);
         table.park(invented(1), pending(2));
         assert_eq!(table.forget_port(P1).len(), 1);
-        assert_eq!((table.pending_octets.load(Relaxed), table.len.load(Relaxed)), (0, 0));
+        assert_eq!(
+            {
+                let (places, octets, _) = table.shares.taken();
+                (octets, places)
+            },
+            (0, 0)
+        );
     }
 }

@@ -21,6 +21,7 @@ mod rules;
 mod segments;
 mod state;
 mod station;
+mod stations;
 mod switch;
 mod tables;
 mod urgency;

@@ -23,7 +23,7 @@ use crate::control::{Event, NetworkId, SegmentId};
 use crate::egress::Egress;
 use crate::nets::{Nets, PortQueue, port_of};
 use crate::queue::QueueError;
-use crate::station::Stations;
+use crate::stations::Stations;
 use crate::urgency::Urgency;
 
 /// The waker's token; keys of the relay and tokens of ports are never 0.

@@ -9,9 +9,10 @@
 use std::net::IpAddr;
 
 use smoltcp::time::{Duration, Instant};
+use smoltcp::wire::IpCidr;
 
 use super::chance::Chance;
-use super::report::{DEFEND_INTERVAL, Settled};
+use super::report::{DEFEND_INTERVAL, Origin, Settled};
 use super::voice::Voice;
 use crate::outbox::Outbox;
 use crate::resolve::Announcement;
@@ -33,6 +34,16 @@ const ANNOUNCE_NUM: u8 = 2;
 const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(2);
 /// How long an address somebody else has is left alone (RATE_LIMIT_INTERVAL).
 pub(crate) const RATE_LIMIT_INTERVAL: Duration = Duration::from_secs(60);
+
+/// An address we have, or mean to have.
+#[derive(Clone, Debug)]
+pub(super) struct Own {
+    pub(super) address: IpCidr,
+    pub(super) origin: Origin,
+    pub(super) deprecated: bool,
+    pub(super) expires: Option<Instant>,
+    pub(super) claim: Claim,
+}
 
 /// How far a claim is; each with what was sent of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,9 +6,8 @@ use std::ops::RangeInclusive;
 use smoltcp::wire::{IpCidr, Ipv6Cidr};
 
 use super::Presence;
-use super::claim::Claim;
+use super::claim::{Claim, Own};
 use super::lease::Lease;
-use super::own::Own;
 use super::report::{AddressRow, Addressing, Change, LeaseRow, Origin, Standing};
 use super::solicit::Solicit;
 use crate::hop::Hop;

@@ -30,6 +30,9 @@ const IS_EXCLUDE: u8 = 2;
 const TO_EXCLUDE: u8 = 4;
 /// Longest wait before a report is repeated (Unsolicited Report Interval, RFC 3810 §9.11).
 const REPEAT_WITHIN: Duration = Duration::from_secs(1);
+/// Least time between two answers: a question asks for one within no time at all, and each may be as many frames
+/// as there are groups.
+const REST: Duration = Duration::from_secs(1);
 /// Reports of our own accord for a change (Robustness Variable, RFC 3810 §9.1).
 const REPORTS: u8 = 2;
 /// Records of one report, so that it fits any link (RFC 3810 §5.2.15, RFC 8200 §5): 1,280 octets less those of
@@ -44,6 +47,8 @@ const ROUTER_ALERT: [u8; 8] = [Protocol::Icmpv6.number(), 0, 5, 2, 0, 0, 1, 0];
 pub(crate) struct Listener {
     groups: Vec<Ipv6Addr>,
     due: Option<Instant>,
+    /// When the last report was sent.
+    reported: Option<Instant>,
     /// Reports of our own accord still to be sent; 0: the next one is an answer.
     unasked: u8,
     /// Whether whoever asked last speaks only version 1.
@@ -97,6 +102,7 @@ impl Listener {
         let code = u16::from_be_bytes([message[4], message[5]]);
         let most = if self.v1 { u64::from(code) } else { max_response(code) };
         let at = now + chance.between(Duration::ZERO, Duration::from_millis(most));
+        let at = self.reported.map_or(at, |last| at.max(last + REST));
         // One that is due sooner will do (RFC 3810 §6.2, rule 1).
         self.due = Some(self.due.map_or(at, |due| due.min(at)));
     }
@@ -114,6 +120,7 @@ impl Listener {
             return;
         }
         let own = own.unwrap_or(Ipv6Addr::UNSPECIFIED);
+        self.reported = Some(now);
         if self.v1 {
             for group in &self.groups {
                 let message = [&[REPORT_V1, 0, 0, 0, 0, 0, 0, 0][..], &group.octets()].concat();

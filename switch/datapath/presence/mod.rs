@@ -41,9 +41,9 @@ use crate::resolve::{self, Announcement};
 use crate::stats::PortCounters;
 use advert::Advert;
 use chance::Chance;
+use claim::Own;
 use lease::Client;
 use listen::Listener;
-use own::Own;
 use shown::Shown;
 use solicit::Solicit;
 use voice::Voice;
@@ -170,7 +170,9 @@ impl Presence {
         let Ok(Frame { src: station, .. }) = Frame::parse(frame) else { return Heard::Pass };
         let heard = client.heard(message, station, now, &mut self.chance);
         let to_us = frame[..6] == *self.config.mac.as_bytes();
-        self.settle(now);
+        if heard == Ok(true) {
+            self.settle(now);
+        }
         match heard {
             Ok(true) => Heard::Consumed,
             Err(reason) if to_us => Heard::Drop(reason),

@@ -9,23 +9,13 @@ use std::collections::BTreeSet;
 use smoltcp::time::Instant;
 use smoltcp::wire::{IpAddress, IpCidr, Ipv6Cidr};
 
-use super::claim::Claim;
+use super::claim::{Claim, Own};
 use super::lease::Client;
 use super::report::{Addressing, Change, Lost, Origin};
 use super::{MAX_ADDRESSES, Presence};
 use crate::network::link_local;
 
-/// An address we have, or mean to have.
-#[derive(Clone, Debug)]
-pub(super) struct Own {
-    pub(super) address: IpCidr,
-    pub(super) origin: Origin,
-    pub(super) deprecated: bool,
-    pub(super) expires: Option<Instant>,
-    pub(super) claim: Claim,
-}
-
-/// The same before it is claimed.
+/// An address before it is claimed.
 #[derive(Clone, Copy, Debug)]
 struct Wanted {
     address: IpCidr,

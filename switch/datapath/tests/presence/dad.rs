@@ -165,6 +165,20 @@ fn rfc_3810_section_6_2_a_query_is_answered_within_its_time() {
 }
 
 #[test]
+fn many_queries_are_answered_once_a_second() {
+    for v2 in [true, false] {
+        let mut lab = settled();
+        let mut sent = 0;
+        for _ in 0..100 {
+            lab.bring(&query(v2, 0));
+            sent += lab.pass(Duration::from_millis(100)).len();
+        }
+        let frames = if v2 { 1 } else { 2 };
+        assert!((9 * frames..=11 * frames).contains(&sent), "{sent} frames in ten seconds");
+    }
+}
+
+#[test]
 fn rfc_3810_section_5_1_14_a_query_from_no_link_local_address_is_none() {
     let mut lab = settled();
     let mut frame = query(true, 1_000);
