@@ -22,7 +22,6 @@ use crate::command::{self, CommandOrder};
 use crate::error::Error;
 use crate::job::{Job, Outcome, Product};
 use crate::namespace::Netns;
-use crate::target::Target;
 use crate::{ioctl, wire};
 
 /// Name the child goes by in `argv[0]`.
@@ -36,7 +35,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Order {
     /// Enter the namespace whose descriptor comes along, and its owner before it.
-    Job { target: Target, job: Job },
+    Job { target: String, job: Job },
     /// Become a command, in namespaces whose descriptors come along or in new ones.
     Command(CommandOrder),
 }
@@ -96,9 +95,10 @@ fn serve(socket: RawFd) -> i32 {
                 .pop()
                 .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
                 .and_then(Netns::from_fd)
-                .map_err(|source| Error::OpenNamespace { target: target.to_string(), source })
+                .map_err(|source| Error::OpenNamespace { target: target.clone(), source })
+                .map(|netns| netns.called(target))
                 .and_then(|netns| {
-                    enter(&netns, &target)?;
+                    enter(&netns)?;
                     job.run(&netns)
                 });
             answer(&socket, result)
@@ -124,9 +124,10 @@ fn answer(socket: &UnixStream, result: Result<Product, Error>) -> i32 {
 /// Enters the user namespace that owns `netns`, then `netns`. Our uid stays what it was outside:
 /// the capabilities that come with entering are all that is needed, and `/dev/net/tun` may have
 /// been opened to just this user.
-fn enter(netns: &Netns, target: &Target) -> Result<(), Error> {
+fn enter(netns: &Netns) -> Result<(), Error> {
+    let target = || netns.name().to_owned();
     let foreign = |owner| Error::ForeignNamespace {
-        target: target.to_string(),
+        target: target(),
         owner,
         euid: nix::unistd::geteuid().as_raw(),
     };
@@ -134,11 +135,12 @@ fn enter(netns: &Netns, target: &Target) -> Result<(), Error> {
     setns(&user, CloneFlags::CLONE_NEWUSER)
         .map_err(|_| foreign(ioctl::owner_uid(user.as_fd()).ok()))?;
     setns(netns, CloneFlags::CLONE_NEWNET)
-        .map_err(|errno| Error::EnterNamespace { target: target.to_string(), source: errno.into() })
+        .map_err(|errno| Error::EnterNamespace { target: target(), source: errno.into() })
 }
 
 /// Does `job` in a child that enters the user namespace owning `netns`.
-pub(crate) fn perform(target: &Target, netns: &Netns, job: &Job) -> Result<Product, Error> {
+pub(crate) fn perform(netns: &Netns, job: &Job) -> Result<Product, Error> {
+    let target = netns.name();
     let failed =
         |source| Error::Child { what: format!("enter network namespace {target}"), source };
     let (near, far) = line().map_err(failed)?;
@@ -149,7 +151,7 @@ pub(crate) fn perform(target: &Target, netns: &Netns, job: &Job) -> Result<Produ
         .stdout(Stdio::null())
         .spawn()
         .map_err(failed)?;
-    let order = Order::Job { target: target.clone(), job: job.clone() };
+    let order = Order::Job { target: target.to_owned(), job: job.clone() };
     match last_word(&mut child, &near, &order, netns).map_err(failed)? {
         Some((outcome, fds)) => outcome.map(|outcome| (outcome, fds)),
         None => Err(failed(io::Error::other(
@@ -203,7 +205,7 @@ mod tests {
         let (near, far) = line_with(patience).expect("socketpair");
         let mut child =
             Command::new("sh").args(["-c", script]).stdin(far).spawn().expect("a shell");
-        let order = Order::Job { target: Target::Current, job: Job::Look };
+        let order = Order::Job { target: ".".to_owned(), job: Job::Look };
         let netns = Netns::current().expect("/proc");
         let answer = last_word(&mut child, &near, &order, &netns);
         let gone = pidfd_open(child.id()).expect_err("reaped");

@@ -48,6 +48,11 @@ pub enum Error {
         #[serde(with = "cause")]
         source: io::Error,
     },
+    /// The target stands for another namespace than it did.
+    NamespaceReplaced {
+        /// What was asked for, as the user wrote it.
+        target: String,
+    },
     /// The namespace belongs to a user namespace of somebody else.
     ForeignNamespace {
         /// What was asked for, as the user wrote it.
@@ -210,6 +215,7 @@ impl Error {
             Self::NoSuchProcess { .. }
             | Self::NoSuchNamespace { .. }
             | Self::NotANamespace { .. }
+            | Self::NamespaceReplaced { .. }
             | Self::ForeignNamespace { .. }
             | Self::InterfaceExists { .. }
             | Self::NoSuchInterface { .. }
@@ -236,6 +242,7 @@ impl Error {
         match self {
             Self::NoSuchProcess { .. }
             | Self::NoSuchNamespace { .. }
+            | Self::NamespaceReplaced { .. }
             | Self::NoSuchInterface { .. }
             | Self::NoSuchUplink { .. }
             | Self::TunMissing
@@ -278,6 +285,11 @@ impl fmt::Display for Error {
                 f,
                 "enter network namespace {target}: needs root, or one that `pontoon run` made for \
                  this user"
+            ),
+            Self::NamespaceReplaced { target } => write!(
+                f,
+                "{target} is another network namespace by now than the one that was attached; \
+                 `pontoon attach {target}` attaches this one"
             ),
             Self::ForeignNamespace { target, owner, euid } => {
                 write!(f, "enter network namespace {target}: its user namespace belongs to ")?;

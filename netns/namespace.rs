@@ -16,10 +16,13 @@ use nix::sys::stat::fstat;
 use crate::error::Error;
 use crate::{ioctl, link};
 
-/// A network namespace. It lives at least as long as this value.
+/// A network namespace. It lives at least as long as this value, and as long as it does its number is
+/// nobody else's: the kernel gives those of ended ones again, as it does with process ids.
 #[derive(Debug)]
 pub struct Netns {
     fd: OwnedFd,
+    /// What errors call it.
+    name: String,
 }
 
 impl Netns {
@@ -28,7 +31,7 @@ impl Netns {
     /// # Errors
     /// Where `/proc` is not mounted.
     pub fn current() -> Result<Self, Error> {
-        Self::open(Path::new("/proc/thread-self/ns/net"))
+        Ok(Self::open(Path::new("/proc/thread-self/ns/net"))?.called("."))
     }
 
     /// That of process `pid`, as our own pid namespace numbers it.
@@ -38,16 +41,20 @@ impl Netns {
     /// `PTRACE_MODE_READ`).
     pub fn of_pid(pid: u32) -> Result<Self, Error> {
         let path = format!("/proc/{pid}/ns/net");
-        Self::open(Path::new(&path)).map_err(|err| match err {
-            Error::NoSuchNamespace { .. } => Error::NoSuchProcess { pid },
-            Error::OpenNamespace { source, .. } if source.raw_os_error() == Some(libc::ESRCH) => {
-                Error::NoSuchProcess { pid }
+        let name = format!("pid:{pid}");
+        match Self::open(Path::new(&path)) {
+            Ok(netns) => Ok(netns.called(name)),
+            Err(Error::NoSuchNamespace { .. }) => Err(Error::NoSuchProcess { pid }),
+            Err(Error::OpenNamespace { source, .. })
+                if source.raw_os_error() == Some(libc::ESRCH) =>
+            {
+                Err(Error::NoSuchProcess { pid })
             }
-            Error::OpenNamespace { source, .. } => {
-                Error::OpenNamespace { target: format!("pid:{pid}"), source }
+            Err(Error::OpenNamespace { source, .. }) => {
+                Err(Error::OpenNamespace { target: name, source })
             }
-            other => other,
-        })
+            Err(other) => Err(other),
+        }
     }
 
     /// That which the file `path` stands for: below `/run/netns`, or in `/proc/PID/ns`.
@@ -67,7 +74,10 @@ impl Netns {
             }
             _ => Error::OpenNamespace { target: target(), source },
         })?;
-        Self::from_fd(file.into()).map_err(|_| Error::NotANamespace { path: path.to_owned() })
+        let opened = Self::from_fd(file.into());
+        opened
+            .map(|netns| netns.called(target()))
+            .map_err(|_| Error::NotANamespace { path: path.to_owned() })
     }
 
     /// Takes over a descriptor of a network namespace, such as one received by `SCM_RIGHTS`.
@@ -76,7 +86,10 @@ impl Netns {
     /// `EINVAL` where it is something else (`ioctl_nsfs(2)`, `NS_GET_NSTYPE`).
     pub fn from_fd(fd: OwnedFd) -> io::Result<Self> {
         match ioctl::namespace_type(fd.as_fd()) {
-            Ok(libc::CLONE_NEWNET) => Ok(Self { fd }),
+            Ok(libc::CLONE_NEWNET) => {
+                let name = format!("net:[{}]", inode(fd.as_fd())?);
+                Ok(Self { fd, name })
+            }
             _ => Err(io::Error::from_raw_os_error(libc::EINVAL)),
         }
     }
@@ -95,8 +108,20 @@ impl Netns {
                 )
             })?;
             link::set_up("lo")?;
-            Self::current()
+            let netns = Self::current()?;
+            let name = format!("net:[{}]", netns.inode());
+            Ok(netns.called(name))
         })
+    }
+
+    /// The same, by another name.
+    pub(crate) fn called(self, name: impl Into<String>) -> Self {
+        Self { name: name.into(), ..self }
+    }
+
+    /// What errors call it: the target as its user wrote it, else `net:[NUMBER]`.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
     }
 
     /// Number of the namespace: what `readlink /proc/PID/ns/net` shows between the brackets.
@@ -119,7 +144,7 @@ impl Netns {
     /// # Errors
     /// Without a free descriptor.
     pub fn try_clone(&self) -> io::Result<Self> {
-        Ok(Self { fd: self.fd.try_clone()? })
+        Ok(Self { fd: self.fd.try_clone()?, name: self.name.clone() })
     }
 
     /// Number of the user namespace that owns it: whoever has a capability there has it here.
@@ -167,7 +192,7 @@ impl Netns {
     ) -> Result<T, Error> {
         spend(|| {
             setns(&self.fd, CloneFlags::CLONE_NEWNET).map_err(|errno| Error::EnterNamespace {
-                target: format!("net:[{}]", self.inode()),
+                target: self.name.clone(),
                 source: errno.into(),
             })?;
             work()

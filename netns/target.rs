@@ -26,7 +26,8 @@ pub enum Target {
 }
 
 impl Target {
-    /// Opens the namespace.
+    /// Opens the namespace it stands for now. The next time it may stand for another: process ids,
+    /// paths and names are used again.
     ///
     /// # Errors
     /// [`Error::NoSuchProcess`], [`Error::NoSuchNamespace`], [`Error::NotANamespace`],
@@ -36,15 +37,16 @@ impl Target {
             Self::Pid(pid) => Netns::of_pid(*pid),
             Self::Path(path) => Netns::open(path),
             Self::Current => Netns::current(),
-            Self::Name(name) => Netns::open(&named::path(name)?).map_err(|err| match err {
-                Error::NoSuchNamespace { path, .. } => {
-                    Error::NoSuchNamespace { target: name.clone(), path }
+            Self::Name(name) => match Netns::open(&named::path(name)?) {
+                Ok(netns) => Ok(netns.called(name)),
+                Err(Error::NoSuchNamespace { path, .. }) => {
+                    Err(Error::NoSuchNamespace { target: name.clone(), path })
                 }
-                Error::OpenNamespace { source, .. } => {
-                    Error::OpenNamespace { target: name.clone(), source }
+                Err(Error::OpenNamespace { source, .. }) => {
+                    Err(Error::OpenNamespace { target: name.clone(), source })
                 }
-                other => other,
-            }),
+                Err(other) => Err(other),
+            },
         }
     }
 }

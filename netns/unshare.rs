@@ -82,6 +82,8 @@ pub struct Running {
 /// What to join for a command in an existing namespace.
 #[derive(Debug, Default)]
 pub struct ExecConfig {
+    /// Number of the network namespace it must be; `None` where any will do.
+    pub netns: Option<u64>,
     /// The command and its arguments.
     pub argv: Vec<OsString>,
     /// Its whole environment; `None` hands on ours.
@@ -145,13 +147,16 @@ pub fn spawn_in_new_namespaces(config: SpawnConfig) -> Result<Held, Error> {
 /// alone are handed on to it. If we are killed, so is it.
 ///
 /// # Errors
-/// [`Error::CommandNotFound`], [`Error::CommandNotExecutable`], [`Error::ForeignNamespace`] and
-/// those of [`Target::open`].
+/// [`Error::CommandNotFound`], [`Error::CommandNotExecutable`], [`Error::ForeignNamespace`],
+/// [`Error::NamespaceReplaced`] and those of [`Target::open`].
 pub fn exec_in(target: &Target, config: ExecConfig) -> Result<ExitStatus, Error> {
     let netns = target.open()?;
+    if config.netns.is_some_and(|number| number != netns.inode()) {
+        return Err(Error::NamespaceReplaced { target: target.to_string() });
+    }
     let mut fds = vec![netns.as_fd()];
     let joined = match config.mounts {
-        Mounts::Joined => mounts_to_join(target)?,
+        Mounts::Joined => mounts_to_join(target, &netns)?,
         _ => None,
     };
     fds.extend(joined.as_ref().map(AsFd::as_fd));
@@ -173,8 +178,9 @@ pub fn exec_in(target: &Target, config: ExecConfig) -> Result<ExitStatus, Error>
     start(order, &fds, config.env, Default::default())?.run()
 }
 
-/// The mount namespace of the target, unless it is our own: joining that takes a privilege.
-fn mounts_to_join(target: &Target) -> Result<Option<OwnedFd>, Error> {
+/// The mount namespace of the process whose network namespace was opened, unless it is our own: joining
+/// that takes a privilege.
+fn mounts_to_join(target: &Target, netns: &Netns) -> Result<Option<OwnedFd>, Error> {
     let Target::Pid(pid) = target else {
         let what = format!("join the mounts of {target}: only a process (pid:N) has mounts");
         return Err(Error::step(what, Errno::EINVAL));
@@ -183,9 +189,14 @@ fn mounts_to_join(target: &Target) -> Result<Option<OwnedFd>, Error> {
         let file = File::open(path)?;
         inode(file.as_fd()).map(|number| (number, file))
     };
-    let theirs = number(&format!("/proc/{pid}/ns/mnt"));
-    let (theirs, file) =
-        theirs.map_err(|source| Error::step(format!("join the mounts of {target}"), source))?;
+    let failed = |source| Error::step(format!("join the mounts of {target}"), source);
+    // Of one process, whoever has its number by now: the descriptor is that process's.
+    let process = File::open(format!("/proc/{pid}")).map_err(failed)?;
+    let of = |kind: &str| number(&format!("/proc/self/fd/{}/ns/{kind}", process.as_raw_fd()));
+    let (theirs, file) = of("mnt").map_err(failed)?;
+    if of("net").map_err(failed)?.0 != netns.inode() {
+        return Err(Error::NamespaceReplaced { target: target.to_string() });
+    }
     let (ours, _) = number("/proc/self/ns/mnt")
         .map_err(|source| Error::step("open /proc/self/ns/mnt", source))?;
     Ok((theirs != ours).then(|| file.into()))

@@ -43,12 +43,34 @@ impl Exec {
 pub(crate) fn in_namespace_of(endpoint: &Endpoint, argv: Vec<OsString>) -> Outcome {
     let Ok(target) = endpoint.target.parse::<Target>();
     let mounts = if endpoint.own_mounts { Mounts::Joined } else { Mounts::Ours };
-    run(&target, argv, mounts)
+    // The target may stand for another by now; a number nobody can read is that of none.
+    let number = endpoint.netns.strip_prefix("net:[").and_then(|rest| rest.strip_suffix(']'));
+    let netns = Some(number.and_then(|number| number.parse().ok()).unwrap_or_default());
+    finish(&target, ExecConfig { argv, mounts, netns, ..ExecConfig::default() })
 }
 
 /// Runs a command in a namespace, and ends with its status.
 pub(crate) fn run(target: &Target, argv: Vec<OsString>, mounts: Mounts) -> Outcome {
-    let config = ExecConfig { argv, mounts, ..ExecConfig::default() };
+    finish(target, ExecConfig { argv, mounts, ..ExecConfig::default() })
+}
+
+fn finish(target: &Target, config: ExecConfig) -> Outcome {
     let status = netns::exec_in(target, config).map_err(of_command)?;
     Ok(ExitCode::from(netns::exit_code(status)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_runs_where_the_endpoint_is_or_nowhere() {
+        // As if the target's number were another process's by now.
+        for netns in ["net:[1]", ""] {
+            let endpoint =
+                Endpoint { target: ".".into(), netns: netns.into(), ..Endpoint::default() };
+            let refused = in_namespace_of(&endpoint, vec!["true".into()]).expect_err("another");
+            assert!(format!("{refused:?}").contains("by now"), "{refused:?}");
+        }
+    }
 }

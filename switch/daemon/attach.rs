@@ -7,6 +7,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use datapath::{IpMtu, MacAddr, PortId, PortRole};
 use netns::{Netns, Target};
@@ -79,7 +80,8 @@ impl Daemon {
             })?),
             _ => None,
         };
-        let inode = target.open()?.inode();
+        let netns = Arc::new(target.open()?);
+        let inode = netns.inode();
         if inode == Netns::current()?.inode() {
             return Err(Error::Invalid { what: "target", value: target.to_string(), why: OURS });
         }
@@ -96,7 +98,7 @@ impl Daemon {
             }
         };
         self.refresh_host_addresses();
-        let at = self.promise_free(request, &target, inode)?;
+        let at = self.promise_free(request, &target, &netns)?;
         let done = self.make_device(at).and_then(|()| self.publish_at(at, &specs));
         if let Err(error) = done {
             self.take_down(at);
@@ -121,10 +123,10 @@ impl Daemon {
         &self,
         request: &api::EndpointCreate,
         target: &Target,
-        inode: u64,
+        netns: &Arc<Netns>,
     ) -> Result<u64, Error> {
         for _ in 0..MAX_RIVALS {
-            let at = self.promise(request, target.clone(), inode)?;
+            let at = self.promise(request, target.clone(), Arc::clone(netns))?;
             let (interface, mac, addrs) = {
                 let registry = self.registry();
                 let Some(endpoint) = registry.endpoints.get(&at) else { return Ok(at) };
@@ -181,7 +183,7 @@ impl Daemon {
         &self,
         request: &api::EndpointCreate,
         target: Target,
-        inode: u64,
+        netns: Arc<Netns>,
     ) -> Result<u64, Error> {
         let rows = self.switch.segment_rows();
         let mut registry = self.registry();
@@ -190,7 +192,8 @@ impl Daemon {
         }
         let network = registry.network(&request.network)?;
         let others = registry.endpoints.values();
-        let mut endpoint = Endpoint::plan(network, others, request, target, inode)?;
+        let mut endpoint = Endpoint::plan(network, others, request, target, netns.inode())?;
+        endpoint.netns = Some(netns);
         if endpoint.dns.is_empty() {
             endpoint.dns = network.learnt_dns(&rows);
         }
@@ -201,7 +204,7 @@ impl Daemon {
     }
 
     fn make_device(&self, at: u64) -> Result<(), Error> {
-        let (name, network, target, device, mut port) = {
+        let (name, network, netns, device, mut port) = {
             let registry = self.registry();
             let Some(endpoint) = registry.endpoints.get(&at) else { return Ok(()) };
             let port = PortConfig {
@@ -213,9 +216,10 @@ impl Daemon {
                 queues: Vec::new(),
             };
             let device = endpoint.device(self.switch.workers());
-            (endpoint.name.clone(), endpoint.network, endpoint.target.clone(), device, port)
+            (endpoint.name.clone(), endpoint.network, endpoint.netns.clone(), device, port)
         };
-        let made = netns::attach(&target, &device)?;
+        let Some(netns) = netns else { return Ok(()) };
+        let made = netns::attach(&netns, &device)?;
         let keeper = Keeper::of(&made);
         (port.offloads, port.queues) = (host::offloads(made.opened), made.queues);
         let port = self
@@ -282,7 +286,7 @@ impl Daemon {
             let Some(endpoint) = registry.endpoints.get_mut(&at) else { return };
             endpoint.status = status(&endpoint.status);
             let veth = (endpoint.kind == netns::Kind::Veth)
-                .then(|| (endpoint.name.clone(), endpoint.target.clone(), endpoint.ifname.clone()));
+                .then(|| (endpoint.name.clone(), endpoint.netns.clone(), endpoint.ifname.clone()));
             let published = std::mem::take(&mut endpoint.published);
             let kept = (endpoint.keeper.take(), endpoint.stock.take());
             (endpoint.network, published, endpoint.port.take(), kept, veth)
@@ -297,10 +301,10 @@ impl Daemon {
         self.switch.remove_port(network, port);
         // With the last descriptor a TAP goes, and with the last socket the namespace.
         drop(kept);
-        if let Some((name, target, ifname)) = veth
-            && let Err(error) = netns::detach(&target, &ifname)
+        if let Some((name, Some(netns), ifname)) = veth
+            && let Err(error) = netns::detach(&netns, &ifname)
         {
-            // The namespace has usually ended, and the interface with it.
+            // With its other end closed the kernel takes it away, some time later.
             log!("detach {name}: {error:#}");
         }
     }

@@ -12,7 +12,7 @@ use std::time::SystemTime;
 use datapath::{MacAddr, PortId};
 use ipnet::IpNet;
 use nat::Protocol;
-use netns::Target;
+use netns::{Netns, Target};
 use worker::{NetworkId, PublishId, Stock};
 
 use crate::api;
@@ -75,6 +75,9 @@ pub(crate) struct Endpoint {
     pub(crate) status: Status,
     pub(crate) target: Target,
     pub(crate) netns_inode: u64,
+    /// Held for as long as the endpoint is there: what is done later is done to this one, whatever the
+    /// target stands for by then, and its number is nobody else's. None before there is a promise.
+    pub(crate) netns: Option<Arc<Netns>>,
     pub(crate) own_mounts: bool,
     pub(crate) ifname: String,
     pub(crate) kind: netns::Kind,
@@ -165,6 +168,7 @@ impl Endpoint {
             status: Status::Attaching,
             target,
             netns_inode,
+            netns: None,
             own_mounts: request.own_mounts,
             ifname,
             kind: if request.veth { netns::Kind::Veth } else { netns::Kind::Tap },

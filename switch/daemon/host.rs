@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use datapath::{IpMtu, MacAddr, Offloads, PortRole};
 use ipnet::IpNet;
-use netns::{Opened, Target};
+use netns::{Netns, Opened};
 use worker::{NetworkId, PortConfig, Switch};
 
 use crate::keeper::Keeper;
@@ -91,7 +91,7 @@ pub(crate) fn make(switch: &Switch, network: NetworkId, wanted: &Wanted) -> Opti
             queues: u16::try_from(switch.workers()).unwrap_or(u16::MAX),
             kind: netns::Kind::Tap,
         };
-        let device = match netns::attach(&Target::Current, &config) {
+        let device = match Netns::current().and_then(|here| netns::attach(&here, &config)) {
             Ok(device) => device,
             Err(netns::Error::InterfaceExists { .. }) => continue,
             Err(error) => {

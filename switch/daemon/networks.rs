@@ -4,6 +4,7 @@
 //! fails leaves nothing of those before it. `segments` has what several networks share.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use worker::{NetworkId, SegmentId};
 
@@ -23,7 +24,7 @@ use crate::uplink::{Raw, Uplink};
 const MAX_NETWORKS: usize = 1024;
 
 /// A container that must be told of another gateway: name, namespace, interface.
-type Told = (String, netns::Target, String);
+type Told = (String, Arc<netns::Netns>, String);
 
 impl Daemon {
     pub(crate) fn make_default_network(&self, config: &Config) -> Result<Vec<String>, Error> {
@@ -169,8 +170,8 @@ impl Daemon {
             self.tell_segment(segment);
         }
         let routers = self.registry().by_number(number).map(Network::routers).unwrap_or_default();
-        for (name, target, ifname) in containers {
-            if let Err(error) = netns::set_gateways(&target, &ifname, &routers) {
+        for (name, netns, ifname) in containers {
+            if let Err(error) = netns::set_gateways(&netns, &ifname, &routers) {
                 log!("network set: endpoint {name} keeps its default route: {error:#}");
             }
         }
@@ -328,8 +329,8 @@ impl Registry {
         for endpoint in self.endpoints.values_mut().filter(|e| e.network == number) {
             if gateway_changes && endpoint.routed {
                 endpoint.routers.clone_from(&routers);
-                let (target, ifname) = (endpoint.target.clone(), endpoint.ifname.clone());
-                containers.push((endpoint.name.clone(), target, ifname));
+                let (name, ifname) = (endpoint.name.clone(), endpoint.ifname.clone());
+                containers.extend(endpoint.netns.clone().map(|netns| (name, netns, ifname)));
             }
         }
         (gateway_changes, containers)

@@ -11,7 +11,7 @@ use std::sync::{Arc, PoisonError};
 
 use datapath::PortId;
 use nat::Protocol;
-use netns::{SocketMaker, Target};
+use netns::{Netns, SocketMaker};
 use nix::errno::Errno;
 use worker::{NetworkId, Publication, Splice, Stock};
 
@@ -119,7 +119,7 @@ impl Daemon {
         }
         let mut publisher = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
         let rows = self.switch.segment_rows();
-        let (mut inside, target, inode) = {
+        let (mut inside, netns) = {
             let registry = self.registry();
             let endpoint = registry.endpoints.get(&at);
             match endpoint.and_then(|endpoint| Some((endpoint, endpoint.port?))) {
@@ -141,13 +141,13 @@ impl Daemon {
                         addresses: endpoint.ips(),
                         stock: endpoint.stock.clone(),
                     };
-                    (inside, endpoint.target.clone(), endpoint.netns_inode)
+                    (inside, endpoint.netns.clone())
                 }
                 None => return Err(Error::NoEndpoint(at.to_string())),
             }
         };
         if inside.stock.is_none() && specs.iter().any(|spec| spec.protocol == Protocol::Tcp) {
-            inside.stock = self.stock(&inside, &target, inode);
+            inside.stock = netns.and_then(|netns| self.stock(&inside, &netns));
         }
         self.check_budget(&publisher, specs)?;
         let mut made = Vec::new();
@@ -173,10 +173,9 @@ impl Daemon {
         }
     }
 
-    /// Sockets inside the namespace, if it is still the one that was attached. Without them every
-    /// client comes over the bridge.
-    fn stock(&self, inside: &Inside, target: &Target, inode: u64) -> Option<Arc<Stock>> {
-        let maker = SocketMaker::open(target).ok().filter(|maker| maker.inode() == inode)?;
+    /// Sockets inside the namespace. Without them every client comes over the bridge.
+    fn stock(&self, inside: &Inside, netns: &Netns) -> Option<Arc<Stock>> {
+        let maker = SocketMaker::new(netns.try_clone().ok()?);
         let has = |v4: bool| inside.addresses.iter().any(|addr| addr.is_ipv4() == v4);
         self.switch.stock(maker, has(true), has(false)).ok()
     }

@@ -60,8 +60,8 @@ fn held_until_its_network_is_there() {
     assert!(!held.netns().is_current());
     let target = Target::Pid(held.pid());
     assert_eq!(target.open().expect("alive").inode(), held.netns().inode());
-    assert_eq!(netns::look(&target).expect("look").interfaces.len(), 1);
-    let _endpoint = attach(&target, &config("eth0", 2, Kind::Tap)).expect("attach");
+    assert_eq!(netns::look(held.netns()).expect("look").interfaces.len(), 1);
+    let _endpoint = attach(held.netns(), &config("eth0", 2, Kind::Tap)).expect("attach");
     assert!(!marker.path().exists(), "it has run already");
     let mut running = held.release().expect("release");
     assert_eq!(exit_code(running.wait().expect("wait")), 0);
@@ -169,6 +169,10 @@ fn exec_joins_and_gives_the_status() {
     config.env = Some(vec![("A".into(), "b".into()), ("PATH".into(), "/usr/bin:/bin".into())]);
     config.cwd = Some("/usr".into());
     assert!(exec_in(&target, config).expect("exec").success());
+    let of = |netns| ExecConfig { netns, ..exec(&["true"]) };
+    assert!(exec_in(&target, of(Some(inode))).expect("exec").success());
+    let err = exec_in(&target, of(Some(inode + 1))).expect_err("another namespace");
+    assert!(matches!(err, Error::NamespaceReplaced { .. }), "{err:#}");
     let err = exec_in(&Target::Pid(4_194_305), exec(&["true"])).expect_err("no process");
     assert!(matches!(err, Error::NoSuchProcess { .. }), "{err:#}");
 }

@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use netns::{
-    Endpoint, EndpointConfig, Error, Kind, Opened, SocketKind, Target, add_addresses, add_routes,
-    attach, detach, look, set_gateways, sockets_in,
+    Endpoint, EndpointConfig, Error, Kind, Opened, SocketKind, add_addresses, add_routes, attach,
+    detach, look, set_gateways, sockets_in,
 };
 use serde_json::Value;
 
@@ -38,7 +38,7 @@ fn a_tap_is_what_was_asked_for() {
     wanted.mtu = 9000;
     wanted.queues = 2;
     wanted.gateways = vec![ip("192.0.2.1"), ip("2001:db8::1")];
-    let endpoint = attach(&container.target(), &wanted).expect("attach");
+    let endpoint = attach(&container.netns, &wanted).expect("attach");
     assert_eq!(endpoint.opened, Opened::TapOffload);
     assert_eq!(endpoint.queues.len(), 2);
     assert_eq!(endpoint.netns_inode, container.netns.inode());
@@ -62,7 +62,7 @@ fn a_veth_is_what_was_asked_for() {
     let mut wanted = config("eth0", 2, Kind::Veth);
     wanted.mtu = 1400;
     wanted.gateways = vec![ip("192.0.2.1"), ip("fe80::1")];
-    let endpoint = attach(&container.target(), &wanted).expect("attach");
+    let endpoint = attach(&container.netns, &wanted).expect("attach");
     assert_eq!(endpoint.opened, Opened::Packet);
     check(&container, &wanted, &endpoint);
     assert!(container.run("ip -d link show dev eth0").contains("veth"));
@@ -75,7 +75,7 @@ fn small_mtu() {
         let mut wanted = config("eth0", 2, kind);
         wanted.mtu = 68;
         wanted.addresses.retain(|address| address.addr().is_ipv4());
-        let _endpoint = attach(&container.target(), &wanted).expect("attach");
+        let _endpoint = attach(&container.netns, &wanted).expect("attach");
         let shown = container.run("ip addr show dev eth0");
         assert!(shown.contains("mtu 68 ") && shown.contains("192.0.2.2/24"), "{shown}");
         assert!(!shown.contains("inet6"), "{shown}");
@@ -107,7 +107,7 @@ fn check(container: &Container, wanted: &EndpointConfig, endpoint: &Endpoint) {
         assert!(routes.contains(&line), "{line}: {routes}");
     }
     // The same by our own eyes.
-    let view = look(&container.target()).expect("look");
+    let view = look(&container.netns).expect("look");
     let found = view.interfaces.iter().find(|found| found.name == *name).expect("interface");
     assert_eq!((found.mac, found.up), (Some(wanted.mac), true));
     assert_eq!((found.ifindex, found.mtu), (endpoint.ifindex, u32::from(wanted.mtu)));
@@ -125,7 +125,7 @@ fn pair(kinds: [Kind; 2], queues: u16, mtu: u16) -> (Container, Container, Wire)
     let (a, b) = (Container::new(), Container::new());
     let attached = |container: &Container, host, kind| {
         let config = EndpointConfig { queues, mtu, ..config("eth0", host, kind) };
-        attach(&container.target(), &config).expect("attach")
+        attach(&container.netns, &config).expect("attach")
     };
     let wire = Wire::between(attached(&a, 2, kinds[0]), attached(&b, 3, kinds[1]));
     (a, b, wire)
@@ -151,7 +151,7 @@ fn segmented_both_ways(kinds: [Kind; 2]) {
     a.run("ping -c 1 -W 5 -M do -s 1472 192.0.2.3");
     transfer(&a.netns, &b.netns, "192.0.2.3", 4 << 20);
     transfer(&b.netns, &a.netns, "2001:db8::2", 4 << 20);
-    let view = look(&a.target()).expect("look");
+    let view = look(&a.netns).expect("look");
     let peer = view.neighbours.iter().find(|found| found.address == ip("192.0.2.3"));
     let peer = peer.expect("resolved by now");
     assert_eq!(peer.lladdr, Some([0x02, 0x42, 192, 0, 2, 3]));
@@ -187,7 +187,7 @@ fn a_plain_tap_carries_whole_small_frames() {
 fn a_vlan_tag_survives_both_kinds() {
     for kind in [Kind::Tap, Kind::Veth] {
         let container = Container::new();
-        let endpoint = attach(&container.target(), &config("eth0", 2, kind)).expect("attach");
+        let endpoint = attach(&container.netns, &config("eth0", 2, kind)).expect("attach");
         // 802.1Q, VLAN 5, priority 3, then a type nobody else here sends.
         let mut frame = [vec![0; 10], vec![0xff; 12]].concat();
         frame.extend([0x81, 0, 0x60, 5, 0x88, 0xb5]);
@@ -220,7 +220,7 @@ fn a_persistent_tap_is_only_opened() {
         container.run("ip link set dev tap0 up mtu 1300");
         let before = container.run("ip -j addr show dev lo");
         let wanted = EndpointConfig { queues: 2, ..config("tap0", 9, Kind::TapExisting) };
-        let endpoint = attach(&container.target(), &wanted).expect("attach");
+        let endpoint = attach(&container.netns, &wanted).expect("attach");
         assert_eq!(endpoint.opened, Opened::TapOffload);
         assert_eq!(endpoint.queues.len(), if many.is_empty() { 1 } else { 2 });
         let shown = container.run("ip addr show dev tap0");
@@ -229,18 +229,18 @@ fn a_persistent_tap_is_only_opened() {
         drop(endpoint);
         assert!(container.has("tap0"));
     }
-    let err = attach(&Container::new().target(), &config("tap0", 9, Kind::TapExisting));
+    let err = attach(&Container::new().netns, &config("tap0", 9, Kind::TapExisting));
     assert!(matches!(err, Err(Error::NoSuchInterface { .. })), "{err:?}");
 }
 
 fn closing_the_descriptors_removes_everything() {
     for kind in [Kind::Tap, Kind::TapPlain, Kind::Veth] {
         let container = Container::new();
-        let endpoint = attach(&container.target(), &config("eth0", 2, kind)).expect("attach");
+        let endpoint = attach(&container.netns, &config("eth0", 2, kind)).expect("attach");
         assert!(container.has("eth0"));
         drop(endpoint);
         eventually("the interface is gone", || !container.has("eth0"));
-        let view = look(&container.target()).expect("look");
+        let view = look(&container.netns).expect("look");
         assert_eq!(view.interfaces.len(), 1, "{view:?}");
         assert!(view.routes.is_empty(), "{view:?}");
     }
@@ -257,35 +257,32 @@ fn a_failure_leaves_nothing_behind() {
         for wanted in [bad_gateway(kind), bad_mac(kind)] {
             let container = Container::new();
             container.run("ip link set dev lo down");
-            let err = attach(&container.target(), &wanted).expect_err("a refusal");
+            let err = attach(&container.netns, &wanted).expect_err("a refusal");
             assert!(matches!(err, Error::Step { .. }), "{err:#}");
-            let view = look(&container.target()).expect("look");
+            let view = look(&container.netns).expect("look");
             assert_eq!(view.interfaces.len(), 1, "{kind:?}: {view:?}");
             assert!(!view.interfaces[0].up, "lo was down before");
             // A loopback that was up stays up.
             container.run("ip link set dev lo up");
-            attach(&container.target(), &wanted).expect_err("a refusal");
-            assert!(look(&container.target()).expect("look").interfaces[0].up);
+            attach(&container.netns, &wanted).expect_err("a refusal");
+            assert!(look(&container.netns).expect("look").interfaces[0].up);
         }
     }
 }
 
 fn each_refusal_names_its_cause() {
     let container = Container::new();
-    let target = container.target();
-    let _first = attach(&target, &config("eth0", 2, Kind::Tap)).expect("attach");
+    let netns = &container.netns;
+    let _first = attach(netns, &config("eth0", 2, Kind::Tap)).expect("attach");
     for kind in [Kind::Tap, Kind::TapPlain, Kind::Veth] {
-        let err = attach(&target, &config("eth0", 3, kind)).expect_err("the name is taken");
+        let err = attach(netns, &config("eth0", 3, kind)).expect_err("the name is taken");
         assert!(matches!(&err, Error::InterfaceExists { ifname } if ifname == "eth0"), "{err:#}");
         assert!(err.to_string().contains("--ifname"), "{err}");
     }
-    let err = attach(&target, &config("sixteen-octets-x", 3, Kind::Tap)).expect_err("too long");
+    let err = attach(netns, &config("sixteen-octets-x", 3, Kind::Tap)).expect_err("too long");
     assert!(matches!(err, Error::BadInterfaceName { .. }), "{err:#}");
-    let err =
-        attach(&Target::Pid(4_194_305), &config("eth0", 3, Kind::Tap)).expect_err("no process");
-    assert!(matches!(err, Error::NoSuchProcess { .. }), "{err:#}");
     let many = EndpointConfig { queues: 300, ..config("eth1", 3, Kind::Tap) };
-    assert!(attach(&target, &many).expect_err("too many").to_string().contains("at most 253"));
+    assert!(attach(netns, &many).expect_err("too many").to_string().contains("at most 253"));
     assert!(!container.has("eth1"));
 }
 
@@ -297,72 +294,70 @@ fn ipv6_only_if_asked() {
         );
         let mut wanted = config("eth0", 2, kind);
         let v6 = wanted.addresses.pop().expect("two addresses");
-        let first = attach(&container.target(), &wanted).expect("attach without IPv6");
+        let first = attach(&container.netns, &wanted).expect("attach without IPv6");
         assert!(!container.run("ip addr show dev eth0").contains("inet6"));
         // As by `network connect` to one with IPv6.
-        add_addresses(&container.target(), "eth0", &[v6]).expect("add IPv6");
+        add_addresses(&container.netns, "eth0", &[v6]).expect("add IPv6");
         assert!(container.run("ip addr show dev eth0").contains("2001:db8::2/64"));
         drop(first);
         wanted = EndpointConfig { addresses: vec![v6], ..config("eth1", 3, kind) };
-        let _second = attach(&container.target(), &wanted).expect("attach with IPv6");
+        let _second = attach(&container.netns, &wanted).expect("attach with IPv6");
         assert!(container.run("ip addr show dev eth1").contains("2001:db8::2/64"));
     }
 }
 
 fn gateways_addresses_and_routes_change_later() {
     let container = Container::new();
-    let target = container.target();
+    let netns = &container.netns;
     let mut wanted = config("eth0", 2, Kind::Tap);
     wanted.gateways = vec![ip("192.0.2.1"), ip("2001:db8::1")];
-    let _endpoint = attach(&target, &wanted).expect("attach");
-    set_gateways(&target, "eth0", &[ip("192.0.2.254")]).expect("replace");
+    let _endpoint = attach(netns, &wanted).expect("attach");
+    set_gateways(netns, "eth0", &[ip("192.0.2.254")]).expect("replace");
     let routes = container.run("ip route") + &container.run("ip -6 route");
     assert!(routes.contains("default via 192.0.2.254 dev eth0"), "{routes}");
     assert_eq!(routes.matches("default").count(), 1, "{routes}");
     // A gateway nobody said a prefix of, as pasta's 169.254.2.2.
-    set_gateways(&target, "eth0", &[ip("203.0.113.1"), ip("fe80::1")]).expect("replace");
+    set_gateways(netns, "eth0", &[ip("203.0.113.1"), ip("fe80::1")]).expect("replace");
     let routes = container.run("ip route") + &container.run("ip -6 route");
     assert!(routes.contains("default via 203.0.113.1 dev eth0 proto static onlink"), "{routes}");
     assert!(routes.contains("default via fe80::1 dev eth0"), "{routes}");
     let more = ["198.51.100.7/24".parse().expect("one"), "192.0.2.2/24".parse().expect("there")];
-    add_addresses(&target, "eth0", &more).expect("one new, one there already");
+    add_addresses(netns, "eth0", &more).expect("one new, one there already");
     assert!(container.run("ip addr show dev eth0").contains("198.51.100.7/24"));
     let routes = [
         ("203.0.113.0/24".parse().expect("a prefix"), Some(ip("192.0.2.9"))),
         ("2001:db8:1::/48".parse().expect("a prefix"), None),
     ];
-    add_routes(&target, "eth0", &routes).expect("add");
+    add_routes(netns, "eth0", &routes).expect("add");
     assert!(container.run("ip route").contains("203.0.113.0/24 via 192.0.2.9 dev eth0"));
     assert!(container.run("ip -6 route").contains("2001:db8:1::/48 dev eth0"));
     // The second network of a container has no say over the first one's default route.
     let second = config("eth1", 3, Kind::Tap);
     let second =
         EndpointConfig { addresses: vec!["198.51.100.9/24".parse().expect("one")], ..second };
-    let _second = attach(&target, &second).expect("attach");
-    let err = set_gateways(&target, "eth1", &[ip("198.51.100.1")]).expect_err("there is one");
+    let _second = attach(netns, &second).expect("attach");
+    let err = set_gateways(netns, "eth1", &[ip("198.51.100.1")]).expect_err("there is one");
     assert!(format!("{err:#}").contains("exists"), "{err:#}");
-    set_gateways(&target, "eth0", &[]).expect("give it up");
-    set_gateways(&target, "eth1", &[ip("198.51.100.1")]).expect("take it over");
-    let err = set_gateways(&target, "eth7", &[]).expect_err("no such interface");
+    set_gateways(netns, "eth0", &[]).expect("give it up");
+    set_gateways(netns, "eth1", &[ip("198.51.100.1")]).expect("take it over");
+    let err = set_gateways(netns, "eth7", &[]).expect_err("no such interface");
     assert!(matches!(err, Error::NoSuchInterface { .. }), "{err:#}");
 }
 
 fn detaching_twice_is_fine() {
     for kind in [Kind::Tap, Kind::Veth] {
         let container = Container::new();
-        let _endpoint = attach(&container.target(), &config("eth0", 2, kind)).expect("attach");
-        detach(&container.target(), "eth0").expect("detach");
+        let _endpoint = attach(&container.netns, &config("eth0", 2, kind)).expect("attach");
+        detach(&container.netns, "eth0").expect("detach");
         assert!(!container.has("eth0"));
-        detach(&container.target(), "eth0").expect("gone already");
+        detach(&container.netns, "eth0").expect("gone already");
     }
-    detach(&Target::Pid(4_194_305), "eth0").expect("gone with its process");
-    detach(&Target::Name("pontoon-none".into()), "eth0").expect("gone with its name");
 }
 
 fn sockets_live_where_they_were_opened() {
     use std::net::{TcpListener, UdpSocket};
     let container = Container::new();
-    let sockets = sockets_in(&container.target(), SocketKind::Udp4, 3).expect("open");
+    let sockets = sockets_in(&container.netns, SocketKind::Udp4, 3).expect("open");
     assert_eq!(sockets.len(), 3);
     // The port is free in every namespace but the container's.
     let taken = container.netns.with(|| UdpSocket::bind("127.0.0.1:0")).expect("bind");
@@ -371,7 +366,7 @@ fn sockets_live_where_they_were_opened() {
     let fd = std::os::fd::AsRawFd::as_raw_fd(&sockets[0]);
     let bound = nix::sys::socket::bind(fd, &at);
     assert_eq!(bound, Err(nix::errno::Errno::EADDRINUSE));
-    let listening = sockets_in(&container.target(), SocketKind::Tcp6, 1).expect("open");
+    let listening = sockets_in(&container.netns, SocketKind::Tcp6, 1).expect("open");
     TcpListener::from(listening.into_iter().next().expect("one")).set_ttl(9).expect("a socket");
 }
 

@@ -54,7 +54,7 @@ pub(crate) fn help(what: &OsStr) -> ExitCode {
         }
         // Tries to attach where it is and succeeds where that fails for the device's sake.
         Some(why @ ("attach-missing" | "attach-denied")) => {
-            match netns::attach(&Target::Current, &config("eth0", 2, Kind::Tap)) {
+            match netns::attach(&Netns::current().expect("ours"), &config("eth0", 2, Kind::Tap)) {
                 Err(netns::Error::TunMissing) if why == "attach-missing" => ExitCode::SUCCESS,
                 Err(netns::Error::TunDenied { .. }) if why == "attach-denied" => ExitCode::SUCCESS,
                 other => {

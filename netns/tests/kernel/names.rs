@@ -50,7 +50,7 @@ fn we_use_what_ip_named() {
     ip("netns add theirs");
     ip("netns exec theirs ip link add dummy0 type veth peer name dummy1");
     assert_eq!(names(), ["theirs"]);
-    let view = netns::look(&Target::Name("theirs".to_owned())).expect("look");
+    let view = netns::look(&Target::Name("theirs".to_owned()).open().expect("open")).expect("look");
     assert!(view.interfaces.iter().any(|found| found.name == "dummy0"), "{view:?}");
     named::remove("theirs").expect("remove");
     assert_eq!(ip("netns list"), "");

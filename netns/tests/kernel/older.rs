@@ -7,7 +7,7 @@ use std::ffi::OsStr;
 use std::net::UdpSocket;
 use std::process::{Command, ExitCode};
 
-use netns::{EndpointConfig, Kind, Opened, SpawnConfig, Target, attach, spawn_in_new_namespaces};
+use netns::{EndpointConfig, Kind, Netns, Opened, SpawnConfig, attach, spawn_in_new_namespaces};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
     SeccompRule, apply_filter,
@@ -86,7 +86,7 @@ fn refuse(request: libc::Ioctl, bits: &[libc::c_uint]) {
 /// A TAP asked for with offloads and two queues has neither, and carries bare frames.
 fn is_plain() {
     let wanted = EndpointConfig { queues: 2, ..config("eth0", 2, Kind::Tap) };
-    let endpoint = attach(&Target::Current, &wanted).expect("attach");
+    let endpoint = attach(&Netns::current().expect("ours"), &wanted).expect("attach");
     assert_eq!((endpoint.opened, endpoint.queues.len()), (Opened::TapPlain, 1));
     let interfaces = netns::interfaces().expect("rtnetlink answers");
     let found = interfaces.iter().find(|found| found.name == "eth0").expect("attached");
@@ -103,7 +103,8 @@ fn is_plain() {
 }
 
 fn offloads_tcp_only() {
-    let endpoint = attach(&Target::Current, &config("eth0", 2, Kind::Tap)).expect("attach");
+    let endpoint =
+        attach(&Netns::current().expect("ours"), &config("eth0", 2, Kind::Tap)).expect("attach");
     assert_eq!(endpoint.opened, Opened::TapOffload);
     let shown = Command::new("ethtool").args(["-k", "eth0"]).output().expect("ethtool");
     let shown = String::from_utf8_lossy(&shown.stdout);

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use netns::{
-    EndpointConfig, Error, ExecConfig, Kind, Mounts, NewUser, Opened, Running, SocketKind,
+    EndpointConfig, Error, ExecConfig, Kind, Mounts, Netns, NewUser, Opened, Running, SocketKind,
     SocketMaker, SpawnConfig, Target, attach, detach, exec_in, exit_code, look, named,
     set_gateways, sockets_in, spawn_in_new_namespaces,
 };
@@ -47,6 +47,10 @@ impl Guest {
 
     fn target(&self) -> Target {
         Target::Pid(self.running.pid())
+    }
+
+    fn netns(&self) -> Netns {
+        self.target().open().expect("alive")
     }
 
     /// Runs a script inside; its status.
@@ -98,20 +102,20 @@ fn endpoints_of_two_users_namespaces_meet() {
         let attached = |guest: &Guest, host, kind| {
             let queues = if kind == Kind::TapPlain { 1 } else { 2 };
             let wanted = EndpointConfig { queues, ..config("eth0", host, kind) };
-            let endpoint = attach(&guest.target(), &wanted).expect("attach");
+            let endpoint = attach(&guest.netns(), &wanted).expect("attach");
             assert_eq!(endpoint.queues.len(), usize::from(queues));
             endpoint
         };
         let wire = Wire::between(attached(&a, 2, left), attached(&b, 3, right));
         assert_eq!(a.run("ping -q -c 3 -i 0.2 -W 5 192.0.2.3 > /dev/null"), 0);
-        let view = look(&b.target()).expect("look");
+        let view = look(&b.netns()).expect("look");
         let found = view.interfaces.iter().find(|found| found.name == "eth0").expect("attached");
         assert!(found.up && found.addresses.len() == 3, "{found:?}");
-        set_gateways(&a.target(), "eth0", &["192.0.2.3".parse().expect("one")]).expect("gateway");
+        set_gateways(&a.netns(), "eth0", &["192.0.2.3".parse().expect("one")]).expect("gateway");
         assert_eq!(a.run("ip route | grep -q 'default via 192.0.2.3 dev eth0'"), 0);
         drop(wire);
         eventually("the interface is gone", || {
-            look(&a.target()).expect("look").interfaces.len() == 1
+            look(&a.netns()).expect("look").interfaces.len() == 1
         });
     }
     tcp_between_guests();
@@ -123,8 +127,7 @@ fn sockets_are_made_where_they_were_wanted_first() {
     use nix::sys::socket::{SockaddrIn, bind};
     use std::os::fd::AsRawFd;
     let guest = Guest::new(NewUser::MapRoot, false);
-    let maker = SocketMaker::open(&guest.target()).expect("open");
-    assert_eq!(maker.inode(), guest.target().open().expect("open").inode());
+    let maker = SocketMaker::new(guest.netns());
     drop(guest);
     let sockets = maker.make(SocketKind::Tcp4, 100).expect("made without the process");
     assert_eq!(sockets.len(), 100);
@@ -139,11 +142,11 @@ fn tcp_between_guests() {
     use std::os::fd::AsRawFd;
     let (a, b) = (Guest::new(NewUser::MapRoot, false), Guest::new(NewUser::MapRoot, false));
     let attached = |guest: &Guest, host| {
-        attach(&guest.target(), &config("eth0", host, Kind::Tap)).expect("attach")
+        attach(&guest.netns(), &config("eth0", host, Kind::Tap)).expect("attach")
     };
     let wire = Wire::between(attached(&a, 2), attached(&b, 3));
     let socket = |guest: &Guest| -> OwnedFd {
-        sockets_in(&guest.target(), SocketKind::Tcp4, 1).expect("open").pop().expect("one")
+        sockets_in(&guest.netns(), SocketKind::Tcp4, 1).expect("open").pop().expect("one")
     };
     let (listening, connecting) = (socket(&b), socket(&a));
     let at: SockaddrIn = "192.0.2.3:80".parse().expect("an address");
@@ -179,30 +182,31 @@ fn a_namespace_of_unshare_is_as_good() {
         std::fs::read_to_string(format!("/proc/{}/uid_map", unshare.id()))
             .is_ok_and(|map| !map.is_empty())
     });
-    let endpoint = attach(&target, &config("eth0", 2, Kind::Tap)).expect("attach");
+    let netns = target.open().expect("alive");
+    let endpoint = attach(&netns, &config("eth0", 2, Kind::Tap)).expect("attach");
     assert_eq!(endpoint.opened, Opened::TapOffload);
     let config = ExecConfig {
         argv: argv(&["ip", "addr", "add", "198.51.100.1/24", "dev", "eth0"]),
         ..Default::default()
     };
     assert!(exec_in(&target, config).expect("exec").success());
-    detach(&target, "eth0").expect("detach");
-    assert_eq!(look(&target).expect("look").interfaces.len(), 1);
+    detach(&netns, "eth0").expect("detach");
+    assert_eq!(look(&netns).expect("look").interfaces.len(), 1);
     drop(unshare.stdin.take());
     unshare.wait().expect("it ends with its input");
 }
 
 fn failures_inside_come_back_as_they_are() {
     let guest = Guest::new(NewUser::MapRoot, false);
-    let _first = attach(&guest.target(), &config("eth0", 2, Kind::Tap)).expect("attach");
-    let err = attach(&guest.target(), &config("eth0", 3, Kind::Veth)).expect_err("taken");
+    let _first = attach(&guest.netns(), &config("eth0", 2, Kind::Tap)).expect("attach");
+    let err = attach(&guest.netns(), &config("eth0", 3, Kind::Veth)).expect_err("taken");
     assert!(matches!(&err, Error::InterfaceExists { ifname } if ifname == "eth0"), "{err:#}");
     let gateways = vec!["ff02::1".parse().expect("an address")];
     let wanted = EndpointConfig { gateways, ..config("eth1", 3, Kind::Veth) };
-    let err = attach(&guest.target(), &wanted).expect_err("a group address");
+    let err = attach(&guest.netns(), &wanted).expect_err("a group address");
     assert!(matches!(err, Error::Step { .. }) && err.errno().is_some(), "{err:#}");
-    assert_eq!(look(&guest.target()).expect("look").interfaces.len(), 2);
-    let err = set_gateways(&guest.target(), "eth9", &[]).expect_err("none such");
+    assert_eq!(look(&guest.netns()).expect("look").interfaces.len(), 2);
+    let err = set_gateways(&guest.netns(), "eth9", &[]).expect_err("none such");
     assert!(matches!(err, Error::NoSuchInterface { .. }), "{err:#}");
 }
 
@@ -243,18 +247,21 @@ fn exec_enters_user_and_mounts() {
 
 fn what_is_not_ours_is_refused() {
     // Ours to open, since everybody may look at himself, and not ours to change.
-    let err = attach(&Target::Current, &config("mine0", 2, Kind::Tap)).expect_err("the host's");
+    let here = Netns::current().expect("ours");
+    let err = attach(&here, &config("mine0", 2, Kind::Tap)).expect_err("the host's");
     let said = format!("{err:#}");
     assert!(matches!(err, Error::Step { .. }) && said.contains("not permitted"), "{said}");
-    assert!(look(&Target::Current).expect("looking is free").interfaces.iter().any(|i| i.loopback));
-    let err = attach(&Target::Pid(1), &config("mine0", 2, Kind::Tap)).expect_err("root's");
+    assert!(look(&here).expect("looking is free").interfaces.iter().any(|i| i.loopback));
+    let err = Target::Pid(1).open().expect_err("root's");
     assert!(matches!(err, Error::OpenNamespace { .. }), "{err:#}");
     assert!(err.to_string().contains("pid:1"), "{err:#}");
     // A name is for everybody to open, and still not to enter.
     match named::list().expect("everybody may look").first() {
         Some(named) => {
             let target = Target::Name(named.name.clone());
-            let err = attach(&target, &config("mine0", 2, Kind::Tap)).expect_err("root's");
+            let netns = target.open().expect("anybody may");
+            let err = attach(&netns, &config("mine0", 2, Kind::Tap)).expect_err("root's");
+            assert!(err.to_string().contains(&named.name), "{err:#}");
             assert!(matches!(err, Error::EnterNamespace { .. }), "{err:#}");
             let err = exec_in(&target, ExecConfig { argv: argv(&["true"]), ..Default::default() });
             let err = err.expect_err("root's");

@@ -5,12 +5,12 @@ mod lab;
 mod world;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
-use std::os::fd::{AsFd, AsRawFd};
+
 use std::time::Duration;
 
 use datapath::{IpMtu, MacAddr, Offloads, PortRole, Uplink};
 use lab::{Lab, WORLD, WORLD6, at, spawn_in, wait_for};
-use netns::{EndpointConfig, Kind, Netns, Target};
+use netns::{EndpointConfig, Kind, Netns};
 use nix::sys::socket::{setsockopt, sockopt};
 use worker::{
     AddressOrigin, AddressState, Addressing, Event, NetworkConfig, NetworkId, PortConfig,
@@ -159,9 +159,8 @@ fn a_container_is_a_station_of_the_segment_itself() {
         lab.switch.add_port(BRIDGED, nic).unwrap();
         let container = Netns::create().unwrap();
         let own = ["198.51.100.20", "2001:db8:7::20"];
-        let target = format!("/proc/self/fd/{}", container.as_fd().as_raw_fd());
         let endpoint = netns::attach(
-            &Target::Path(target.into()),
+            &container,
             &EndpointConfig {
                 ifname: "eth0".into(),
                 mac: [2, 0, 0, 0, 0, 0x20],

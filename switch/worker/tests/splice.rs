@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 
 use lab::{Container, HOST, HOST6, Lab, NET, PATIENCE, WORLD, at, serve, wait_for};
 use nat::Protocol;
-use netns::{Kind, Netns, SocketMaker, Target};
+use netns::{Kind, Netns, SocketMaker};
 use worker::{Publication, Splice, Stock};
 
 /// More than any buffer on the way holds.
@@ -82,8 +82,7 @@ impl Spliced {
     fn new(workers: usize, everybody: bool) -> Self {
         let lab = Lab::new(workers);
         let container = lab.container(10, Kind::Tap);
-        let fd = std::os::fd::AsFd::as_fd(&container.netns).as_raw_fd();
-        let maker = SocketMaker::open(&Target::Path(format!("/proc/self/fd/{fd}").into())).unwrap();
+        let maker = SocketMaker::new(container.netns.try_clone().unwrap());
         let stock = lab.switch.stock(maker, true, true).unwrap();
         for any in ["0.0.0.0", "::"] {
             let publication = Publication {

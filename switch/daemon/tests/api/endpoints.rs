@@ -1,6 +1,6 @@
 //! Endpoints: what a container gets, what it is refused, and that it ends when its namespace does.
 
-use daemon::api::{EndpointCreate, NetworkCreate};
+use daemon::api::{EndpointCreate, NetworkChange, NetworkCreate};
 
 use crate::Case;
 use crate::lab::{Container, Daemon, until};
@@ -12,6 +12,7 @@ pub(crate) const CASES: &[Case] = &[
     ("an attach that fails leaves nothing", an_attach_that_fails_leaves_nothing),
     ("an endpoint ends with its process", an_endpoint_ends_with_its_process),
     ("an endpoint ends with its file", an_endpoint_ends_with_its_file),
+    ("an endpoint is its namespace by any name", an_endpoint_is_its_namespace_by_any_name),
     ("a namespace can be on two networks", a_namespace_can_be_on_two_networks),
     ("an endpoint whose device is gone is dead", an_endpoint_whose_device_is_gone_is_dead),
     ("many are attached at once", many_are_attached_at_once),
@@ -130,6 +131,56 @@ fn an_endpoint_ends_with_its_file() {
     until("the endpoint's end", || {
         daemon.client.endpoints().expect("a list").is_empty().then_some(())
     });
+}
+
+/// What a target stands for by now is nobody of ours: neither its routes nor its interfaces are touched.
+fn an_endpoint_is_its_namespace_by_any_name() {
+    let daemon = Daemon::start();
+    let request = NetworkCreate {
+        name: "net0".into(),
+        subnets: vec!["172.18.0.0/16".into()],
+        ..NetworkCreate::default()
+    };
+    daemon.client.create_network(&request).expect("made");
+    let (first, other) = (Container::new(), Container::new());
+    let default = "0.0.0.0/0".parse().expect("a prefix");
+    let made = other.netns.enter(|| {
+        let here = netns::Netns::current()?;
+        netns::link::create_veth_pair("eth0", &here, "far", &here)?;
+        netns::link::set_up("eth0")?;
+        netns::link::add_route_through(default, None, "eth0")
+    });
+    made.expect("an interface of its own");
+    let directory = tempfile::tempdir().expect("a directory");
+    let name = directory.path().join("box");
+    let stand_for = |container: &Container| {
+        let next = directory.path().join("next");
+        let netns = format!("/proc/{}/ns/net", container.running.pid());
+        std::os::unix::fs::symlink(netns, &next).expect("a link");
+        std::fs::rename(next, &name).expect("in one step");
+    };
+    stand_for(&first);
+    let endpoint = EndpointCreate {
+        target: name.display().to_string(),
+        network: "net0".into(),
+        veth: true,
+        ..first.request("c1")
+    };
+    daemon.client.attach(&endpoint).expect("attached");
+    assert_eq!(first.routers(), ["172.18.0.1"]);
+    stand_for(&other);
+    let gateways = vec!["172.18.0.254".into()];
+    let change = NetworkChange { gateways, ..NetworkChange::default() };
+    daemon.client.change_network("net0", &change).expect("changed");
+    assert_eq!(other.routers(), [""; 0]);
+    until("the endpoint's end", || {
+        daemon.client.endpoints().expect("a list").is_empty().then_some(())
+    });
+    assert!(first.interfaces().is_empty(), "it is taken from whom it was given");
+    let kept: Vec<_> = other.interfaces().into_iter().map(|interface| interface.name).collect();
+    assert!(kept.iter().any(|name| name == "eth0"), "{kept:?}");
+    let routes = other.netns.enter(netns::routes).expect("routes");
+    assert!(routes.iter().any(|route| route.dst == default), "{routes:?}");
 }
 
 fn a_namespace_can_be_on_two_networks() {

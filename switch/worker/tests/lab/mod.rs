@@ -9,13 +9,13 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use datapath::{Gateway, IpMtu, MacAddr, Offloads, PortId, PortRole, Uplink};
-use netns::{EndpointConfig, Kind, Netns, Opened, Target};
+use netns::{EndpointConfig, Kind, Netns, Opened};
 use worker::{Config, NetworkConfig, NetworkId, PortConfig, Switch};
 
 pub const NET: NetworkId = NetworkId(1);
@@ -119,9 +119,8 @@ impl Lab {
         let addr: IpAddr = format!("172.18.0.{last}").parse().unwrap();
         let addr6: IpAddr = format!("fd00:18::{last}").parse().unwrap();
         let mac = MacAddr([2, 0x42, 172, 18, 0, last]);
-        let target = Target::Path(format!("/proc/self/fd/{}", netns.as_fd().as_raw_fd()).into());
         let endpoint = netns::attach(
-            &target,
+            &netns,
             &EndpointConfig {
                 ifname: "eth0".into(),
                 mac: mac.0,
