@@ -1,4 +1,7 @@
 //! The API's client, for commands: one request on one connection, and wait for its answer.
+//!
+//! A path in a directory that everybody may write to is whoever's came first: who answers there is known
+//! before anything is said.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -7,6 +10,7 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::body::Bytes;
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
+use nix::unistd::geteuid;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
@@ -25,6 +29,18 @@ pub enum ClientError {
         path: PathBuf,
         /// The cause.
         source: io::Error,
+    },
+    /// Another user answers, who shall learn nothing and be believed nothing.
+    #[error(
+        "{} is served by uid {theirs}, and we are uid {ours}: nothing was sent; set PONTOON_SOCKET to a path in a directory of your own, or be that user", .path.display()
+    )]
+    Stranger {
+        /// The socket.
+        path: PathBuf,
+        /// Who answers, as our user namespace numbers it.
+        theirs: u32,
+        /// Who we are.
+        ours: u32,
     },
     /// The daemon went away, or what answers is none.
     #[error("talk to the daemon on {}: {why}", .path.display())]
@@ -301,6 +317,17 @@ impl Client {
         serde_json::from_slice(&octets).map_err(|error| talk(error.to_string()))
     }
 
+    /// Refuses to talk to anybody but ourselves and root (`SO_PEERCRED`, unix(7): whoever began to listen).
+    fn check(&self, stream: &UnixStream) -> Result<(), ClientError> {
+        let path = || self.socket.clone();
+        let peer =
+            stream.peer_cred().map_err(|source| ClientError::Connect { path: path(), source })?;
+        match (peer.uid(), geteuid().as_raw()) {
+            (theirs, ours) if theirs == ours || theirs == 0 => Ok(()),
+            (theirs, ours) => Err(ClientError::Stranger { path: path(), theirs, ours }),
+        }
+    }
+
     async fn exchange(
         &self,
         request: Request<Full<Bytes>>,
@@ -312,6 +339,7 @@ impl Client {
         let stream = UnixStream::connect(&self.socket)
             .await
             .map_err(|source| ClientError::Connect { path: self.socket.clone(), source })?;
+        self.check(&stream)?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(talk)?;
         let exchange = async {

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::Shutdown;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitCode, ExitStatus, Stdio};
 use std::thread;
@@ -86,6 +86,19 @@ pub(crate) fn be_the_daemon() -> ExitCode {
 pub(crate) fn be_a_stranger() -> ExitCode {
     let socket = std::env::args_os().next_back().map(PathBuf::from).expect("a socket");
     print!("{}", talk(&socket, "GET /v1/version HTTP/1.1\r\nHost: p\r\nConnection: close\r\n\r\n"));
+    ExitCode::SUCCESS
+}
+
+/// A process of another user that listens where a daemon might, and says how much it was told.
+pub(crate) fn be_an_impostor() -> ExitCode {
+    let socket = std::env::args_os().next_back().map(PathBuf::from).expect("a socket");
+    let listener = UnixListener::bind(socket).expect("a place to listen");
+    println!("ready");
+    let (mut stream, _) = listener.accept().expect("somebody");
+    stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
+    let mut told = Vec::new();
+    let _ = stream.read_to_end(&mut told);
+    println!("{}", told.len());
     ExitCode::SUCCESS
 }
 

@@ -1,8 +1,10 @@
 //! The daemon's own life: one at a time, ended by request, signal or idleness, with nothing left.
 
+use std::fs::Permissions;
+use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -17,6 +19,7 @@ pub(crate) const CASES: &[Case] = &[
     ("it stops by request", it_stops_by_request),
     ("it ends when nobody needs it", it_ends_when_nobody_needs_it),
     ("other users are refused", other_users_are_refused),
+    ("another user's daemon is told nothing", another_users_daemon_is_told_nothing),
 ];
 
 fn a_second_daemon_is_told_of_the_first() {
@@ -71,6 +74,32 @@ fn it_ends_when_nobody_needs_it() {
     assert_eq!(daemon.client.endpoints().expect("it is there").len(), 1);
     container.end();
     assert_eq!(daemon.ended().code(), Some(0));
+}
+
+fn another_users_daemon_is_told_nothing() {
+    let directory = tempfile::tempdir().expect("a directory");
+    // As /tmp is.
+    std::fs::set_permissions(directory.path(), Permissions::from_mode(0o1777)).expect("ours");
+    let socket = directory.path().join("pontoon.sock");
+    let impostor = Command::new("/proc/self/exe")
+        .arg(&socket)
+        .env(ROLE, "impostor")
+        .uid(65_534)
+        .stdout(Stdio::piped())
+        .spawn();
+    let mut impostor = match impostor {
+        Ok(impostor) => impostor,
+        Err(error) => return skip(&format!("be another user: {error}")),
+    };
+    let mut said = BufReader::new(impostor.stdout.take().expect("a pipe")).lines();
+    assert_eq!(said.next().expect("a line").expect("text"), "ready");
+    let client = daemon::client::Client::new(&socket).expect("a client");
+    let refused = client.version().expect_err("nobody we know");
+    assert!(!refused.is_absent(), "{refused}");
+    let refused = refused.to_string();
+    assert!(refused.contains("uid 65534") && refused.contains("PONTOON_SOCKET"), "{refused}");
+    assert_eq!(said.next().expect("a line").expect("text"), "0");
+    impostor.wait().expect("our child");
 }
 
 fn other_users_are_refused() {

@@ -28,6 +28,7 @@ fn main() -> ExitCode {
         Ok("host") => run(),
         Ok("daemon") => lab::be_the_daemon(),
         Ok("stranger") => lab::be_a_stranger(),
+        Ok("impostor") => lab::be_an_impostor(),
         Ok(other) => panic!("no role {other}"),
     }
 }
