@@ -137,6 +137,14 @@ pub enum Error {
         /// What the switch says of it.
         why: String,
     },
+    /// A change is in force, and its station has not got all it was told to have.
+    #[error("network {network} is changed, but {error}")]
+    ChangedBut {
+        /// The network.
+        network: String,
+        /// What its station met.
+        error: Box<Error>,
+    },
     /// Another station has the address our own was given, or was to show.
     #[error("address {addr} is in use on {interface} by {station}; choose another: {fix}")]
     AddressConflict {
@@ -388,6 +396,7 @@ impl Error {
             | Self::AddressConflict { .. }
             | Self::NoFreeAddress { .. }
             | Self::Netns(netns::Error::InterfaceExists { .. })
+            | Self::ChangedBut { .. }
             | Self::Subnet(
                 SubnetError::Network { .. }
                 | SubnetError::Route { .. }

@@ -135,7 +135,9 @@ impl Daemon {
     ///
     /// # Errors
     ///
-    /// There is none of this name, or the change cannot be.
+    /// There is none of this name, or the change cannot be: the network is as it was, though unused ones that
+    /// made room for it keep their new subnets. [`Error::ChangedBut`] says the opposite: the change is in
+    /// force, and a station has not got what it was told to have.
     pub fn change_network(
         &self,
         name: &str,
@@ -178,7 +180,9 @@ impl Daemon {
         drop(turn);
         let others = change.uplink.is_some() || change.snat_to.is_some();
         if let Some(segment) = moved.segment.filter(|_| others) {
-            warnings.extend(self.await_station(segment)?);
+            let but =
+                |error| Error::ChangedBut { network: name.to_owned(), error: Box::new(error) };
+            warnings.extend(self.await_station(segment).map_err(but)?);
         }
         Ok(api::Network { warnings, ..self.network(name)? })
     }
