@@ -126,6 +126,18 @@ pub enum Error {
         /// The network.
         network: String,
     },
+    /// The interface carries no packets as long as asked for.
+    #[error(
+        "mtu {mtu} is more than the {most} of {interface}; leave --mtu out, or `ip link set {interface} mtu {mtu}` if all of its segment can have that"
+    )]
+    MtuAbove {
+        /// What was asked for, in octets.
+        mtu: u16,
+        /// What the interface has.
+        most: u16,
+        /// The interface.
+        interface: String,
+    },
     /// The interface is one we made.
     #[error("interface {0} is one of pontoon's own; name one of the host's: `ip link` lists them")]
     OwnInterface(String),
@@ -412,6 +424,7 @@ impl Error {
             | Self::Translation(_)
             | Self::Timers(_)
             | Self::OwnInterface(_)
+            | Self::MtuAbove { .. }
             | Self::Netns(
                 netns::Error::NotANamespace { .. }
                 | netns::Error::BadNamespaceName { .. }

@@ -74,6 +74,7 @@ impl Daemon {
             // It may be that very subnet.
             let same = |of: &String| of == interface;
             taken.retain(|taken| !matches!(taken, Taken::Route { interface: of, .. } if same(of)));
+            request.mtu = Some(self.mtu_of(interface, request.mtu)?);
         }
         let mut warnings = Vec::new();
         if let Some(raw) = request.uplink.raw() {

@@ -18,7 +18,7 @@ use crate::uplink::Uplink;
 use crate::{api, names};
 
 /// Least and most MTU: RFC 791's least, and what a TAP takes at most.
-const MTU: std::ops::RangeInclusive<u16> = 68..=65_521;
+pub(crate) const MTU: std::ops::RangeInclusive<u16> = 68..=65_521;
 
 /// Least MTU of a network with IPv6 (RFC 8200 §5).
 const MTU_IPV6: u16 = 1280;

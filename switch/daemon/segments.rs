@@ -19,7 +19,7 @@ use crate::error::Error;
 use crate::log::log;
 use crate::mac;
 use crate::network::{Bridged, Network};
-use crate::plan::Changed;
+use crate::plan::{self, Changed};
 use crate::segment::{self, Segment};
 use crate::state::{Daemon, Registry};
 use crate::translation::Translation;
@@ -121,6 +121,19 @@ impl Daemon {
         segment.told = Some(config);
         self.registry().segments.insert(id, segment);
         Ok((Some(id), true))
+    }
+
+    /// The MTU of a network that is a segment of the host's: its interface's, or a smaller one that was asked
+    /// for. Nobody would be told of a longer packet, which the kernel takes none of.
+    pub(crate) fn mtu_of(&self, interface: &str, asked: Option<u16>) -> Result<u16, Error> {
+        let most = segment::mtu(&self.look_at(interface)?).0;
+        match asked {
+            Some(mtu) if mtu > most => {
+                Err(Error::MtuAbove { mtu, most, interface: interface.to_owned() })
+            }
+            Some(mtu) => Ok(mtu),
+            None => Ok(most.min(*plan::MTU.end())),
+        }
     }
 
     /// Makes the interface of a network that is a segment of the host's one of its ports.

@@ -12,6 +12,7 @@ pub(crate) const CASES: &[Case] = &[
     ("a subnet of the host's is refused by name", a_subnet_of_the_hosts_is_refused_by_name),
     ("refusals are JSON with a status", refusals_are_json_with_a_status),
     ("an uplink reads as it is written", an_uplink_reads_as_it_is_written),
+    ("a bridged network's MTU is its interface's", a_bridged_networks_mtu_is_its_interfaces),
     ("a gateway comes and goes while containers run", a_gateway_comes_and_goes),
     ("a transient network goes with its endpoint", a_transient_network_goes),
 ];
@@ -231,6 +232,41 @@ fn an_uplink_reads_as_it_is_written() {
     assert!(nat.rules.iter().all(|rule| rule.target != "DNAT"), "{nat:?}");
     daemon.client.remove_network("lan").expect("removed");
     assert!(daemon.client.nat(None).expect("a list").is_empty());
+    // The other end's namespace goes, and the pair with it.
+    drop((daemon, other));
+    crate::lab::until("the pair's end", || {
+        let interfaces = netns::interfaces().expect("interfaces");
+        interfaces.iter().all(|interface| interface.name != "nic0").then_some(())
+    });
+}
+
+/// The host's segment has one MTU, which a network that is part of it has too.
+fn a_bridged_networks_mtu_is_its_interfaces() {
+    let here = netns::Netns::current().expect("ours");
+    let other = netns::Netns::create().expect("another");
+    netns::link::create_veth_pair("nic0", &here, "far", &other).expect("a pair");
+    netns::link::set_mtu("nic0", 1400).expect("set");
+    netns::link::set_up("nic0").expect("up");
+    let daemon = Daemon::start();
+    let request = |mtu| NetworkCreate {
+        uplink: Uplink::Bridge("nic0".into()),
+        subnets: vec!["198.51.100.0/24".into()],
+        mtu,
+        ..named("seg")
+    };
+    let refused = daemon.client.create_network(&request(Some(1500))).expect_err("too long");
+    let refused = refused.to_string();
+    assert!(refused.contains("1400 of nic0") && refused.contains("--mtu"), "{refused}");
+    for (asked, has) in [(None, 1400), (Some(1300), 1300)] {
+        daemon.client.create_network(&request(asked)).expect("made");
+        let container = Container::new();
+        let mut attach = container.request("c1");
+        attach.network = "seg".into();
+        assert_eq!(daemon.client.attach(&attach).expect("attached").mtu, has);
+        assert_eq!(container.interfaces()[0].mtu, u32::from(has));
+        daemon.client.detach("c1").expect("detached");
+        daemon.client.remove_network("seg").expect("removed");
+    }
     // The other end's namespace goes, and the pair with it.
     drop((daemon, other));
     crate::lab::until("the pair's end", || {
