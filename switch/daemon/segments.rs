@@ -119,7 +119,12 @@ impl Daemon {
             .add_segment(id, config.clone(), device)
             .map_err(|source| Error::AddSegment { uplink: uplink.to_string(), source })?;
         segment.told = Some(config);
+        let (up, mtu) = (segment.nic.up, segment.nic.mtu);
         self.registry().segments.insert(id, segment);
+        // A probe that nobody can hear would find each address free.
+        if !up && let Err(error) = self.switch.set_segment_link(id, up, mtu) {
+            log!("raw:{}: {error}", raw.interface);
+        }
         Ok((Some(id), true))
     }
 
@@ -432,6 +437,11 @@ impl Registry {
 /// What is to be said where a station has asked in vain.
 fn unanswered(segment: &Segment) -> String {
     let interface = &segment.raw.interface;
+    if !segment.nic.up {
+        return format!(
+            "raw:{interface}: it is down or has no carrier, without which nobody is asked; `ip link show {interface}` says which"
+        );
+    }
     let who = match (&segment.raw.v4, &segment.raw.v6) {
         (Addressing::Auto, _) => "no DHCP server has answered",
         (_, Addressing::Auto) => "no router has answered",

@@ -13,6 +13,7 @@ pub(crate) const CASES: &[Case] = &[
     ("refusals are JSON with a status", refusals_are_json_with_a_status),
     ("an uplink reads as it is written", an_uplink_reads_as_it_is_written),
     ("a bridged network's MTU is its interface's", a_bridged_networks_mtu_is_its_interfaces),
+    ("without a carrier no address is free", without_a_carrier_no_address_is_free),
     ("a gateway comes and goes while containers run", a_gateway_comes_and_goes),
     ("a transient network goes with its endpoint", a_transient_network_goes),
 ];
@@ -267,6 +268,36 @@ fn a_bridged_networks_mtu_is_its_interfaces() {
         daemon.client.detach("c1").expect("detached");
         daemon.client.remove_network("seg").expect("removed");
     }
+    // The other end's namespace goes, and the pair with it.
+    drop((daemon, other));
+    crate::lab::until("the pair's end", || {
+        let interfaces = netns::interfaces().expect("interfaces");
+        interfaces.iter().all(|interface| interface.name != "nic0").then_some(())
+    });
+}
+
+/// RFC 5227 §2.1.1: an address is probed for where somebody can answer, and not thought free before.
+fn without_a_carrier_no_address_is_free() {
+    let here = netns::Netns::current().expect("ours");
+    let other = netns::Netns::create().expect("another");
+    netns::link::create_veth_pair("nic0", &here, "far", &other).expect("a pair");
+    netns::link::set_up("nic0").expect("up");
+    let daemon = Daemon::start();
+    let body = r#"{"Name": "lan", "Uplink": "raw:nic0,address=203.0.113.5/24,address6=none"}"#;
+    let (status, made) = daemon.request("POST", "/v1/networks", body);
+    assert_eq!(status, 201, "{made}");
+    let made: Value = serde_json::from_str(&made).expect("JSON");
+    let said = made["Warnings"].to_string();
+    assert!(said.contains("no carrier") && said.contains("ip link show nic0"), "{made}");
+    let state = || {
+        let network = daemon.request("GET", "/v1/networks/lan", "").1;
+        let network: Value = serde_json::from_str(&network).expect("JSON");
+        network["Uplink"]["Addresses"][0]["State"].as_str().map(str::to_owned)
+    };
+    assert_ne!(state().as_deref(), Some("valid"));
+    other.enter(|| netns::link::set_up("far")).expect("up");
+    crate::lab::until("the address", || (state()? == "valid").then_some(()));
+    daemon.client.remove_network("lan").expect("removed");
     // The other end's namespace goes, and the pair with it.
     drop((daemon, other));
     crate::lab::until("the pair's end", || {
