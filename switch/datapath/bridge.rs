@@ -36,7 +36,8 @@ pub enum Decision {
     Consumed,
     /// It belongs to a flow, whose owner must take it and then call [`Datapath::decided`].
     Flow(Owner, Direction, Packet),
-    /// It belongs to no flow and takes the socket uplink, which must call [`Datapath::decided`].
+    /// It belongs to no flow and takes the socket uplink, which must call [`Datapath::decided`]; a datagram
+    /// for the host that no mapping of its has the port of, [`Datapath::pass_to_host`] instead.
     Uplink(Packet),
     /// It is for the crossing of that segment, whose caller must call [`Datapath::decided`].
     Cross(Zone, Packet),

@@ -26,6 +26,7 @@ use crate::reset;
 use crate::resolve::{self, Announcement};
 use crate::route::Route;
 use crate::slot;
+use crate::stats::Fate;
 use crate::why::{Silent, Step, Why};
 
 impl Datapath {
@@ -198,6 +199,16 @@ impl Datapath {
             Route::Host(host) => {
                 if W::ASKED {
                     why.step(Step::Host { dst: packet.dst });
+                }
+                // A port there may be another container's, by its mapping: then it is reached as from
+                // elsewhere (RFC 4787 REQ-9). Whoever relays knows, and calls `pass_to_host` if not.
+                let relayed = packet.protocol == Protocol::Udp
+                    && packet.fragment == Fragment::Whole
+                    && packet.hop_limit > 1
+                    && self.config.uplink == Uplink::Sockets
+                    && !is_link_local(packet.src);
+                if relayed {
+                    return Ok(Decision::Uplink(packet));
                 }
                 self.carry_to_host(received, &packet, host, now, out)
             }
@@ -385,6 +396,26 @@ impl Datapath {
             why.step(Step::Uplink { dst: packet.dst });
         }
         Ok(Decision::Uplink(packet))
+    }
+
+    /// Takes a packet that was left to the uplink to the host, behind the host port, and counts it; false if
+    /// it is not for the host.
+    pub fn pass_to_host(
+        &mut self,
+        received: &Received<'_>,
+        packet: &Packet,
+        now: Instant,
+        out: &mut Outbox,
+    ) -> bool {
+        let Route::Host(host) = Route::lookup(&self.config, self.host, packet.dst) else {
+            return false;
+        };
+        let fate = match self.carry_to_host(received, packet, host, now, out) {
+            Ok(_) => Fate::Forwarded,
+            Err(reason) => Fate::Dropped(reason),
+        };
+        self.decided(received.port, fate);
+        true
     }
 
     /// A packet for the host itself, behind the host port.

@@ -85,6 +85,13 @@ impl Claims {
         slot.is_some_and(|slot| slot.holder.load(Relaxed) >> 16 == holder.0)
     }
 
+    /// Whether anybody has the port now.
+    pub(crate) fn is_held(&self, port: u16) -> bool {
+        let [part, place] = port.to_be_bytes().map(usize::from);
+        let slot = self.parts[part].get().map(|part| &part.0[place]);
+        slot.is_some_and(|slot| slot.holder.load(Relaxed) & 0xffff > 0)
+    }
+
     /// Takes hold of a port, if it is nobody else's.
     pub(crate) fn claim(self: &Arc<Self>, port: u16, holder: Holder) -> Option<Claim> {
         let slot = self.slot(port);

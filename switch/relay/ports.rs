@@ -8,6 +8,7 @@
 //! UDP here (RFC 5382 REQ-1, REQ-7).
 
 use std::hash::{BuildHasher, RandomState};
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::{fs, io};
@@ -114,9 +115,17 @@ impl Ports {
         Ok(None)
     }
 
+    /// Whether a mapping has that outside port now.
+    pub(crate) fn is_held(&self, protocol: Protocol, outside: TransportAddr) -> bool {
+        self.claims(protocol, outside.addr).is_held(outside.port)
+    }
+
     fn claims_of(&self, wanted: Wanted) -> &Arc<Claims> {
-        let protocol = usize::from(wanted.protocol == Protocol::Udp);
-        &self.claims[protocol][usize::from(wanted.inside.addr.is_ipv6())]
+        self.claims(wanted.protocol, wanted.inside.addr)
+    }
+
+    fn claims(&self, protocol: Protocol, of: IpAddr) -> &Arc<Claims> {
+        &self.claims[usize::from(protocol == Protocol::Udp)][usize::from(of.is_ipv6())]
     }
 
     /// Takes note of a port the kernel chose, unless it is held for somebody.

@@ -57,6 +57,13 @@ impl Relay {
         })
     }
 
+    /// Whether a datagram leads to a port of the host's by which a container is known outside.
+    #[must_use]
+    pub fn is_outside(&self, packet: &Packet) -> bool {
+        let to = packet.tuple().filter(|tuple| tuple.protocol == Protocol::Udp);
+        to.is_some_and(|tuple| self.shared.ports.is_held(tuple.protocol, tuple.dst))
+    }
+
     /// Takes a packet of no flow to the world.
     ///
     /// # Errors

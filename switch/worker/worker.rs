@@ -292,7 +292,15 @@ impl Worker {
             let decision = net.dp.ingress(&received, now, &mut self.out, &mut Silent);
             let (packet, key) = match decision {
                 Decision::Flow(owner, _, packet) => (packet, Some(Key::from(owner))),
-                Decision::Uplink(packet) => (packet, None),
+                Decision::Uplink(packet) => {
+                    let out = &mut self.out;
+                    if !self.setup.relay.is_outside(&packet)
+                        && net.dp.pass_to_host(&received, &packet, now, out)
+                    {
+                        continue;
+                    }
+                    (packet, None)
+                }
                 Decision::Cross(segment, packet) => {
                     self.cross(segment, (zone, port), place, packet, now);
                     continue;

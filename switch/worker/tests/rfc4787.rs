@@ -10,12 +10,13 @@ use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 
-use lab::{HOST, HOST6, Lab, NET, PATIENCE, WORLD, WORLD6, at, wait_for};
+use datapath::{IpMtu, Offloads, PortRole, Uplink};
+use lab::{Container, HOST, HOST6, Lab, NET, PATIENCE, WORLD, WORLD6, at, config, wait_for};
 use nat::{Filtering, Timeouts};
-use netns::Kind;
+use netns::{EndpointConfig, Kind};
 use station::{Station, pattern};
 use udp::{ask, socket_at};
-use worker::Policy;
+use worker::{NetworkConfig, Policy, PortConfig};
 
 /// Another host of the world.
 const OTHER: &str = "198.51.100.3";
@@ -120,6 +121,50 @@ fn u9_a_hairpin_shows_the_outside_address() {
         return;
     }
     let lab = Lab::new(2);
+    hairpin(&lab);
+}
+
+/// The same where the host is on the network, too; what is the host's own it hears from the container itself.
+#[test]
+fn u9_a_hairpin_shows_the_outside_address_beside_a_host_port() {
+    if !lab::possible() {
+        return;
+    }
+    let lab = Lab::new(2);
+    let gateway = config(Uplink::Sockets).gateway.unwrap();
+    let device = EndpointConfig {
+        ifname: "pt-net".into(),
+        mac: gateway.mac.0,
+        mtu: 1500,
+        addresses: vec!["172.18.0.1/16".parse().unwrap(), "fd00:18::1/64".parse().unwrap()],
+        gateways: Vec::new(),
+        queues: 2,
+        kind: Kind::Tap,
+    };
+    let device = netns::attach(&lab.host, &device).unwrap();
+    let host_addresses = vec![HOST.parse().unwrap(), HOST6.parse().unwrap()];
+    lab.switch.set_network(NET, NetworkConfig { host_addresses, ..config(Uplink::Sockets) });
+    let port = PortConfig {
+        role: PortRole::Host,
+        mtu: IpMtu(1500),
+        mac: gateway.mac,
+        addresses: vec!["172.18.0.1".parse().unwrap(), "fd00:18::1".parse().unwrap()],
+        offloads: Offloads::Header,
+        queues: device.queues,
+    };
+    lab.switch.add_port(NET, port).unwrap();
+    let (one, _) = hairpin(&lab);
+    let service = socket_at(&lab.host, at(HOST, 7002));
+    let client = socket_at(&one.netns, at("0.0.0.0", 40_001));
+    client.send_to(b"who", at(HOST, 7002)).unwrap();
+    let (asked, from) = receive(&service);
+    assert_eq!((asked, from), (b"who".to_vec(), SocketAddr::new(one.addr, 40_001)));
+    service.send_to(b"you", from).unwrap();
+    assert_eq!(receive(&client), (b"you".to_vec(), at(HOST, 7002)));
+}
+
+/// Two containers reach each other by their outside addresses.
+fn hairpin(lab: &Lab) -> (Container, Container) {
     let far = socket_at(&lab.world, at(WORLD, 7001));
     let (one, other) = (lab.container(10, Kind::Tap), lab.container(11, Kind::Tap));
     let sockets =
@@ -128,11 +173,12 @@ fn u9_a_hairpin_shows_the_outside_address() {
     assert_ne!(outside[0], outside[1]);
     // Each has spoken to the host's address once it has sent its own; so filtering lets the other's in.
     sockets[0].send_to(b"first", outside[1]).unwrap();
-    wait_for("the stranger to be filtered", || gateway_drops(&lab, "filtered") == 1);
+    wait_for("the stranger to be filtered", || gateway_drops(lab, "filtered") == 1);
     sockets[1].send_to(b"second", outside[0]).unwrap();
     assert_eq!(receive(&sockets[0]), (b"second".to_vec(), outside[1]));
     sockets[0].send_to(b"third", outside[1]).unwrap();
     assert_eq!(receive(&sockets[1]), (b"third".to_vec(), outside[0]));
+    (one, other)
 }
 
 /// REQ-10: nothing in a payload is rewritten.
