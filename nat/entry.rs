@@ -230,7 +230,9 @@ impl Entry {
         }
     }
 
-    /// Whether a segment can belong to this connection, and whether its control bits are to be believed.
+    /// Whether a segment can belong to this connection, and whether its control bits are to be believed. What one
+    /// side says that has lost the connection, or the other side of which has, passes unbelieved: its addressee
+    /// knows what to answer (RFC 9293 §3.5.1, RFC 5961 §4).
     ///
     /// # Errors
     ///
@@ -240,13 +242,31 @@ impl Entry {
         let Some(Tracking::Tcp(windows)) = tracking.as_deref_mut() else {
             return Ok(Believed::Yes);
         };
-        let reopened = segment.flags.syn
-            && !segment.flags.ack
-            && matches!(self.state(), TcpState::TimeWait | TcpState::Close);
-        if reopened {
-            *windows = Windows::default();
+        let (state, flags) = (self.state(), segment.flags);
+        let opens = flags.syn && !flags.ack && !flags.rst && travelling == Direction::Original;
+        match state {
+            TcpState::TimeWait | TcpState::Close if opens => *windows = Windows::default(),
+            TcpState::None | TcpState::SynSent | TcpState::SynSent2 => {}
+            _ if opens => {
+                windows.begins_anew(travelling, segment.seq);
+                return Ok(Believed::No);
+            }
+            _ => {}
         }
-        let believed = windows.judge(travelling, segment)?;
+        let mut believed = windows.judge(travelling, segment).or_else(|why| match state {
+            // From the same port once more, before the first was answered.
+            TcpState::SynSent if opens => {
+                windows.begins_anew(travelling, segment.seq);
+                Ok(Believed::No)
+            }
+            // The far side has another connection in mind; the opener resets that, and asks again.
+            TcpState::SynSent if is_question(travelling, flags) => Ok(Believed::No),
+            _ => Err(why),
+        })?;
+        if believed == Believed::Anew {
+            self.set_state(TcpState::SynRecv);
+            believed = Believed::Yes;
+        }
         self.mark(STALLED, windows.is_stalled());
         self.mark(UNACKNOWLEDGED, windows.is_unacknowledged());
         Ok(believed)
@@ -410,5 +430,12 @@ impl Drop for Entry {
         if let Some(mapping) = self.leads_to() {
             mapping.part(self.reply.dst.addr);
         }
+    }
+}
+/// Whether a segment is what somebody answers to a SYN who knows of another connection, or a reset of that.
+const fn is_question(travelling: Direction, flags: TcpFlags) -> bool {
+    match travelling {
+        Direction::Reply => flags.ack && !flags.syn && !flags.rst,
+        Direction::Original => flags.rst,
     }
 }

@@ -17,6 +17,8 @@ const MIN_ACK_LAG: u32 = 66_000;
 /// (`nf_conntrack_tcp_max_retrans`).
 const MAX_RETRANSMISSIONS: u8 = 3;
 
+const ACK: TcpFlags = TcpFlags { syn: false, ack: true, fin: false, rst: false };
+
 /// Largest window scale there is (RFC 7323 §2.3).
 const MAX_SCALE: u8 = 14;
 
@@ -118,8 +120,8 @@ struct Side {
     acked: u32,
     scale: u8,
     flags: u8,
-    /// How many segments it has sent again since one of its was acknowledged.
-    repeated: u8,
+    /// Half of what is kept of the number a SYN has begun anew with, whichever side it is of.
+    anew: u8,
     /// Whether it offers no window at all.
     closed: bool,
 }
@@ -130,6 +132,11 @@ const SCALES: u8 = 1;
 const HAS_ACKED: u8 = 2;
 /// It has sent what was not acknowledged yet.
 const WAITS: u8 = 4;
+/// Its last SYN was not the connection's first.
+const BEGINS_ANEW: u8 = 8;
+/// How many segments it has sent again since one of its was acknowledged; three is the most.
+const REPEATED: u8 = 0x30;
+const REPEATED_ONCE: u8 = 0x10;
 
 /// What a segment's control bits are worth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,6 +146,8 @@ pub enum Believed {
     /// It lies in the window, but not where the receiver expects it: the receiver will ask back
     /// (RFC 5961 §3.2), and the connection stays what it is.
     No,
+    /// It accepts a SYN that begins the connection anew.
+    Anew,
 }
 
 /// Both sides of a connection.
@@ -149,12 +158,48 @@ pub struct Windows {
 
 impl Windows {
     /// Judges a segment travelling `travelling`; one that passes is taken note of, but a reset. Says
-    /// whether what its control bits say is to be believed, which is a question of resets only.
+    /// whether what its control bits say is to be believed, which is a question of resets only, and of the
+    /// answer to a SYN that [begins anew](Self::begins_anew).
     ///
     /// # Errors
     ///
     /// The segment cannot belong to the connection; nothing is noted then.
     pub fn judge(
+        &mut self,
+        travelling: Direction,
+        segment: &Segment,
+    ) -> Result<Believed, OutOfWindow> {
+        let judged = self.judge_known(travelling, segment);
+        if judged.is_err() && self.is_begun_anew_by(travelling, segment) {
+            *self = Self::default();
+            let seq = segment.seq.wrapping_add(1);
+            self.judge_known(travelling, &Segment { flags: ACK, seq, ..*segment })?;
+            return Ok(Believed::Anew);
+        }
+        judged
+    }
+
+    /// Notes a SYN in a connection both sides know of, as far as we do: its sender has lost it, and what its
+    /// addressee answers will show whether that has, too (RFC 9293 §3.5.1).
+    pub fn begins_anew(&mut self, travelling: Direction, seq: u32) {
+        let [high, low] = brief(seq);
+        let (mut sender, mut receiver) = self.sides(travelling);
+        sender.flags |= BEGINS_ANEW;
+        receiver.flags &= !BEGINS_ANEW;
+        (sender.anew, receiver.anew) = (high, low);
+        self.set(travelling, sender, receiver);
+    }
+
+    /// Whether a segment accepts the SYN that begins anew.
+    fn is_begun_anew_by(&self, travelling: Direction, segment: &Segment) -> bool {
+        let (answering, asking) = self.sides(travelling);
+        let TcpFlags { syn, ack, rst, .. } = segment.flags;
+        asking.flags & BEGINS_ANEW != 0
+            && (syn && ack && !rst)
+            && brief(segment.ack.wrapping_sub(1)) == [asking.anew, answering.anew]
+    }
+
+    fn judge_known(
         &mut self,
         travelling: Direction,
         segment: &Segment,
@@ -182,7 +227,8 @@ impl Windows {
                     receiver.scale = 0;
                 }
             } else {
-                // Picked up in the middle.
+                // Picked up in the middle: nobody has seen how it scales its windows.
+                sender.scale = MAX_SCALE;
                 sender.end = end;
                 sender.maxwin = (u32::from(segment.window) << sender.scale).max(1);
                 sender.maxend = end.wrapping_add(sender.maxwin);
@@ -214,14 +260,13 @@ impl Windows {
             sender.end = end;
             sender.flags |= WAITS;
         } else if segment.len > 0 {
-            sender.repeated = sender.repeated.saturating_add(1);
+            sender.repeats();
         }
         if flags.ack && after(ack, sender.acked) {
-            receiver.repeated = 0;
+            receiver.flags &= !REPEATED;
         }
         if ack == receiver.end {
-            receiver.flags &= !WAITS;
-            receiver.repeated = 0;
+            receiver.flags &= !(WAITS | REPEATED);
         }
         sender.closed = segment.window == 0;
         if flags.ack && (!sender.has_acked() || after(ack, sender.acked)) {
@@ -248,7 +293,8 @@ impl Windows {
     /// Whether a side repeats itself in vain, or has no window, so that nothing is to be expected.
     #[must_use]
     pub fn is_stalled(&self) -> bool {
-        self.sides.iter().any(|side| side.closed || side.repeated >= MAX_RETRANSMISSIONS)
+        let in_vain = MAX_RETRANSMISSIONS * REPEATED_ONCE;
+        self.sides.iter().any(|side| side.closed || side.flags & REPEATED >= in_vain)
     }
 
     /// The four bounds of the paper, in its order.
@@ -263,7 +309,8 @@ impl Windows {
         if !before(seq, limit) {
             return Err(OutOfWindow::BeyondWindow { seq, limit });
         }
-        let limit = sender.end.wrapping_sub(receiver.maxwin);
+        // A keep-alive is an octet before all that was acknowledged (RFC 9293 §3.8.4).
+        let limit = sender.end.wrapping_sub(receiver.maxwin).wrapping_sub(1);
         if before(end, limit) {
             return Err(OutOfWindow::LongAcknowledged { end, limit });
         }
@@ -300,10 +347,22 @@ impl Side {
         self.flags & HAS_ACKED != 0
     }
 
+    const fn repeats(&mut self) {
+        if self.flags & REPEATED != REPEATED {
+            self.flags += REPEATED_ONCE;
+        }
+    }
+
     fn take_options(&mut self, segment: &Segment) {
         self.scale = segment.scale.unwrap_or(0).min(MAX_SCALE);
         self.flags = WAITS | if segment.scale.is_some() { SCALES } else { 0 };
     }
+}
+
+/// What is kept of a sequence number, to know it again.
+const fn brief(seq: u32) -> [u8; 2] {
+    let [a, b, c, d] = seq.to_be_bytes();
+    [a ^ c, b ^ d]
 }
 
 /// Whether `a` comes before `b`.
@@ -353,8 +412,8 @@ mod tests {
             let (ack, sent) = (at(1102), at(1101));
             assert_eq!(judged, Err(OutOfWindow::AckOfUnsent { ack, sent }));
             windows.judge(Reply, &segment(ACK, at(501), at(1101), 0)).unwrap();
-            let judged = windows.judge(Original, &segment(ACK, at(60), at(501), 40));
-            let (end, limit) = (at(100), at(101));
+            let judged = windows.judge(Original, &segment(ACK, at(60), at(501), 39));
+            let (end, limit) = (at(99), at(100));
             assert_eq!(judged, Err(OutOfWindow::LongAcknowledged { end, limit }));
         }
     }

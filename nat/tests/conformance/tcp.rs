@@ -75,6 +75,70 @@ fn t2_both_sides_may_open_at_once() {
     assert_eq!(state(&lab), TcpState::Established);
 }
 
+/// RFC 9293 §3.5.1: Alice has lost the connection, by a crash, and the server has not; it asks her, she resets it,
+/// and her next attempt opens a new one.
+#[test]
+fn t2_who_has_lost_a_connection_may_begin_it_anew() {
+    let mut lab = connected();
+    lab.out(&data(ALICE, SERVER, 101, 501, 1000));
+    lab.out(&control(ALICE, SERVER, FIN_ACK, 1101, 501));
+    let syn = control(ALICE, SERVER, SYN, 3_000_000_000, 0);
+    lab.out(&syn).goes(SHOWN, SERVER);
+    lab.back(&control(SERVER, SHOWN, ACK, 501, 1102)).goes(SERVER, ALICE);
+    assert_ne!(state(&lab), TcpState::SynSent, "not before the server has answered");
+    lab.out(&control(ALICE, SERVER, RST, 1102, 0)).goes(SHOWN, SERVER);
+    assert_eq!(state(&lab), TcpState::Close);
+    lab.out(&syn).goes(SHOWN, SERVER);
+    lab.back(&control(SERVER, SHOWN, SYN_ACK, 77, 3_000_000_001)).goes(SERVER, ALICE);
+    lab.out(&control(ALICE, SERVER, ACK, 3_000_000_001, 78)).goes(SHOWN, SERVER);
+    assert_eq!(state(&lab), TcpState::Established);
+}
+
+/// The same where the server has lost it, too: it accepts at once, and what nobody has asked for it does not.
+#[test]
+fn t2_both_may_have_lost_a_connection() {
+    let mut lab = connected();
+    lab.back(&control(SERVER, SHOWN, FIN_ACK, 501, 101));
+    lab.arrive(&control(SERVER, SHOWN, SYN_ACK, 2_000_000_000, 70_001)).unwrap_err();
+    lab.out(&control(ALICE, SERVER, SYN, 3_000_000_000, 0)).goes(SHOWN, SERVER);
+    lab.arrive(&control(SERVER, SHOWN, SYN_ACK, 2_000_000_000, 70_001)).unwrap_err();
+    lab.back(&control(SERVER, SHOWN, SYN_ACK, 2_000_000_000, 3_000_000_001)).goes(SERVER, ALICE);
+    assert_eq!(state(&lab), TcpState::SynRecv);
+    lab.out(&control(ALICE, SERVER, ACK, 3_000_000_001, 2_000_000_001)).goes(SHOWN, SERVER);
+    assert_eq!(state(&lab), TcpState::Established);
+    lab.back(&data(SERVER, SHOWN, 2_000_000_001, 3_000_000_001, 1400)).goes(SERVER, ALICE);
+    lab.out(&data(ALICE, SERVER, 3_000_000_001, 2_000_001_401, 10)).goes(SHOWN, SERVER);
+}
+
+/// RFC 9293 §3.5.1, figure 9: the flow is new, to us, and the server has an older one in mind.
+#[test]
+fn t2_a_server_may_remember_another_connection() {
+    let mut lab = Lab::default();
+    let syn = control(ALICE, SERVER, SYN, 100, 0);
+    lab.out(&syn);
+    lab.back(&control(SERVER, SHOWN, ACK, 800_000, 900_000)).goes(SERVER, ALICE);
+    lab.out(&control(ALICE, SERVER, RST, 900_000, 0)).goes(SHOWN, SERVER);
+    assert_eq!(state(&lab), TcpState::SynSent);
+    lab.out(&syn).goes(SHOWN, SERVER);
+    lab.back(&control(SERVER, SHOWN, SYN_ACK, 500, 101)).goes(SERVER, ALICE);
+    lab.out(&control(ALICE, SERVER, ACK, 101, 501));
+    assert_eq!(state(&lab), TcpState::Established);
+}
+
+/// An attempt from a port whose last one was given up begins wherever it likes.
+#[test]
+fn t2_an_unanswered_attempt_may_be_made_anew_from_any_number() {
+    for iss in [50, 3_000_000_000] {
+        let mut lab = Lab::default();
+        lab.out(&control(ALICE, SERVER, SYN, 100, 0));
+        lab.out(&control(ALICE, SERVER, SYN, iss, 0)).goes(SHOWN, SERVER);
+        lab.back(&control(SERVER, SHOWN, SYN_ACK, 500, iss + 1)).goes(SERVER, ALICE);
+        lab.out(&control(ALICE, SERVER, ACK, iss + 1, 501));
+        lab.back(&data(SERVER, SHOWN, 501, iss + 1, 1000)).goes(SERVER, ALICE);
+        assert_eq!(state(&lab), TcpState::Established);
+    }
+}
+
 #[test]
 fn t3_filtering_is_address_dependent() {
     let mut lab = connected();
@@ -321,6 +385,18 @@ fn t13_a_connection_is_picked_up_in_the_middle_unless_strict() {
         assert_eq!(refused.reason, Reason::NoFlow);
         assert_eq!((lab.flows(), lab.nat.mappings().len()), (0, 0));
     }
+}
+
+/// Nobody has seen what its windows are scaled by.
+#[test]
+fn t13_a_connection_picked_up_in_the_middle_is_not_held_to_windows_unscaled() {
+    let mut lab = Lab::default();
+    lab.out(&data(ALICE, SERVER, 1000, 501, 1000));
+    lab.back(&data(SERVER, SHOWN, 501, 2000, 1000)).goes(SERVER, ALICE);
+    lab.out(&data(ALICE, SERVER, 500_000, 1501, 1000)).goes(SHOWN, SERVER);
+    lab.back(&data(SERVER, SHOWN, 400_000, 501_000, 1000)).goes(SERVER, ALICE);
+    // Though not to any number.
+    lab.arrive(&control(SERVER, SHOWN, ACK, 400_000, 501_001)).unwrap_err();
 }
 
 #[test]
