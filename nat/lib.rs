@@ -26,6 +26,7 @@ pub mod conntrack;
 mod crc;
 pub mod entry;
 #[cfg(test)]
+#[path = "tests/unit/established.rs"]
 mod established;
 pub mod fragments;
 pub mod headers;

@@ -14,7 +14,7 @@ use crate::{
     Sent, Source, Undone, Zone,
 };
 
-#[path = "tests/conformance/wire.rs"]
+#[path = "../conformance/wire.rs"]
 #[allow(dead_code)]
 mod wire;
 
