@@ -4,6 +4,8 @@ use std::error::Error;
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
+use ::daemon::api::Uplink;
+
 /// How every command ends.
 pub(crate) type Outcome = Result<ExitCode, Failure>;
 
@@ -51,6 +53,18 @@ impl Failure {
 /// Tells the user something that is no failure.
 pub(crate) fn note(message: impl std::fmt::Display) {
     let _ = writeln!(std::io::stderr(), "pontoon: {message}");
+}
+
+/// Says to whoever sits before it why a command takes seconds: a station asks its segment.
+pub(crate) fn note_asking(uplink: Option<&Uplink>) {
+    if let Some(Uplink::Raw(raw)) = uplink
+        && std::io::stderr().is_terminal()
+    {
+        let interface = &raw.interface;
+        note(format_args!(
+            "asking on {interface} for the station's addresses; that takes up to ten seconds"
+        ));
+    }
 }
 
 impl<E: Error> From<E> for Failure {

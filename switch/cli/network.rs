@@ -10,7 +10,7 @@ use ::daemon::names::short_id;
 use clap::{ArgGroup, Args, Subcommand};
 
 use crate::attach::each;
-use crate::failure::{Outcome, note};
+use crate::failure::{Outcome, note, note_asking};
 use crate::output::{Listing, daemon, print, print_json, table};
 
 /// Create, change, list and remove networks
@@ -194,6 +194,7 @@ impl Network {
         match self.command {
             Command::Create(create) => {
                 let translation = create.translation;
+                note_asking(Some(&create.uplink));
                 let network = daemon.create_network(&NetworkCreate {
                     name: create.name,
                     subnets: create.subnets,
@@ -237,6 +238,7 @@ impl Network {
                     nat46: translation.nat46,
                     prefixes6: given(translation.prefix6),
                 };
+                note_asking(change.uplink.as_ref());
                 let network = daemon.change_network(&set.name, &change)?;
                 network.warnings.iter().for_each(note);
                 Ok(ExitCode::SUCCESS)

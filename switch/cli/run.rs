@@ -16,7 +16,7 @@ use netns::{Held, NewUser, SpawnConfig};
 
 use crate::attach::Address;
 use crate::exec;
-use crate::failure::{Failure, Outcome, note, of_command};
+use crate::failure::{Failure, Outcome, note, note_asking, of_command};
 use crate::files::{self, AddHost, Link, Resolver};
 use crate::listening::Listening;
 use crate::output::daemon;
@@ -251,6 +251,7 @@ impl Run {
             transient: true,
             ..NetworkCreate::default()
         };
+        note_asking(Some(wanted));
         match daemon.create_network(&request) {
             Ok(made) => made.warnings.iter().for_each(note),
             Err(error) if matches!(error, ClientError::Refused { status: 409, .. }) => {
