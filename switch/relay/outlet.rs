@@ -175,13 +175,14 @@ const fn is_about_trains(errno: Errno) -> bool {
 }
 
 /// What the container is told of a datagram the host would not send; nothing where it would do so a
-/// moment later.
+/// moment later, or where it was for everybody.
 pub(crate) fn as_icmp(errno: Errno, to: SocketAddr, own_mtu: u16) -> Option<IcmpError> {
     match errno {
         Errno::EMSGSIZE => {
             Some(IcmpError::TooBig(socket::path_mtu(to).unwrap_or_else(|_| u32::from(own_mtu))))
         }
         Errno::EAGAIN | Errno::ENOBUFS => None,
+        Errno::EACCES if socket::is_broadcast(to) => None,
         errno => errors::icmp_for(errno),
     }
 }

@@ -190,6 +190,20 @@ pub(crate) fn path_mtu(to: SocketAddr) -> io::Result<u32> {
     netns::datagram::path_mtu(&fd, to.is_ipv4())
 }
 
+/// Whether the host's routes make `to` everybody on one of its segments, of whom no error may speak (RFC 1122
+/// §3.2.2). A socket may only connect there if it says that it means to (`SO_BROADCAST`, socket(7)).
+pub(crate) fn is_broadcast(to: SocketAddr) -> bool {
+    let connects = |meant| -> io::Result<bool> {
+        let fd = new(to.ip(), SockType::Datagram, None)?;
+        socket::setsockopt(&fd, sockopt::Broadcast, &meant)?;
+        match socket::connect(fd.as_raw_fd(), &SockaddrStorage::from(to)) {
+            Err(Errno::EACCES) => Ok(false),
+            connected => Ok(connected.map(|()| true)?),
+        }
+    };
+    to.is_ipv4() && matches!((connects(false), connects(true)), (Ok(false), Ok(true)))
+}
+
 pub(crate) const fn unspecified(like: IpAddr) -> IpAddr {
     match like {
         IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),

@@ -238,3 +238,16 @@ fn datagrams_without_octets_or_ports_are_no_exception() {
     rig.dp.gateway_counters().add_to(&mut totals);
     assert_eq!(totals.tx_dropped[DropReason::HostSendFailed as usize], 1, "and counted");
 }
+
+/// RFC 1122 §3.2.2: no error about what was for everybody on a segment of the host's.
+#[test]
+fn a_datagram_for_everybody_on_a_segment_is_dropped_in_silence() {
+    let mut rig = Rig::new();
+    // Of the loopback.
+    let everybody = SocketAddr::from(([127, 255, 255, 255], 9));
+    assert!(rig.send_from(INSIDE, everybody, b"all of you").is_empty());
+    let mut totals = PortTotals::default();
+    rig.dp.gateway_counters().add_to(&mut totals);
+    assert_eq!(totals.tx_dropped[DropReason::HostSendFailed as usize], 1, "and counted");
+    assert!(!crate::socket::is_broadcast(rig.far.local_addr().unwrap()));
+}

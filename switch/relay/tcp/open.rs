@@ -93,6 +93,8 @@ impl Tcp {
             Err(error) => {
                 let what = errors::icmp_for(Errno::try_from(error).unwrap_or(Errno::EIO));
                 match what {
+                    // No connection leads to everybody, of whom no error may speak.
+                    Some(_) if socket::is_broadcast(tuple.dst.into()) => {}
                     Some(what) => ctx.dp.tell(received, packet, what, ctx.now, ctx.out),
                     None => ctx.reset(received, packet),
                 }
