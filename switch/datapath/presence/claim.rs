@@ -2,9 +2,10 @@
 //!
 //! Read RFC 5227 §2 (IPv4) and RFC 4862 §5.4 (IPv6) first. Both are the same walk with other numbers:
 //! wait a random while, probe, listen, announce. Whoever else claims the address meanwhile has it; once
-//! it is ours a claim is answered by one announcement. In IPv4 a second one within [`DEFEND_INTERVAL`]
-//! makes us give up, lest two stations shout at each other for ever (RFC 5227 §2.4 (b)). IPv6 knows no
-//! giving up after duplicate address detection; there the interval bounds how often we answer.
+//! it is ours a claim is answered by one announcement in [`DEFEND_INTERVAL`], lest two stations shout at each
+//! other for ever. A leased IPv4 address is given up at the second claim within that (RFC 5227 §2.4 (b)): there are
+//! others. One that somebody chose for us is kept, as a router's must be (§2.4 (c)): giving it up would let anybody
+//! take all containers' way out by two frames. IPv6 knows no giving up after duplicate address detection.
 
 use std::net::IpAddr;
 
@@ -62,6 +63,8 @@ pub(crate) struct Claim {
     step: Step,
     due: Option<Instant>,
     in_use: bool,
+    /// Whether it is kept whoever else claims it.
+    keeps: bool,
     /// When somebody else last claimed what is ours.
     conflict: Option<Instant>,
 }
@@ -69,10 +72,21 @@ pub(crate) struct Claim {
 impl Claim {
     /// Begins to claim `addr`.
     pub(crate) fn begin(addr: IpAddr, now: Instant, chance: &mut Chance) -> Self {
-        let mut claim =
-            Self { addr, step: Step::Probe(0), due: None, in_use: false, conflict: None };
+        let mut claim = Self {
+            addr,
+            step: Step::Probe(0),
+            due: None,
+            in_use: false,
+            keeps: addr.is_ipv6(),
+            conflict: None,
+        };
         claim.probe_again(now, chance);
         claim
+    }
+
+    /// The same of an address that is kept, once it is ours.
+    pub(crate) fn begin_to_keep(addr: IpAddr, now: Instant, chance: &mut Chance) -> Self {
+        Self { keeps: true, ..Self::begin(addr, now, chance) }
     }
 
     /// Begins anew. An address in use stays in use meanwhile, as RFC 4429 has it; who else claims it now
@@ -172,17 +186,17 @@ impl Claim {
             }
             Step::Announce(_) | Step::Settled if claims => {
                 let recent = self.conflict.is_some_and(|last| now < last + DEFEND_INTERVAL);
-                match (recent, self.addr) {
+                match (recent, self.keeps) {
                     (false, _) => {
                         self.conflict = Some(now);
                         voice.announce(self.addr, out);
                         Some(Settled::Defended)
                     }
-                    (true, IpAddr::V4(_)) => {
+                    (true, false) => {
                         self.give_up(now);
                         Some(Settled::GivenUp)
                     }
-                    (true, IpAddr::V6(_)) => None,
+                    (true, true) => None,
                 }
             }
             _ => None,

@@ -108,7 +108,11 @@ impl Presence {
             }
             return;
         }
-        let mut claim = Claim::begin(addr.into(), now, &mut self.chance);
+        let begin = match origin {
+            Origin::Dhcp => Claim::begin,
+            _ => Claim::begin_to_keep,
+        };
+        let mut claim = begin(addr.into(), now, &mut self.chance);
         if !self.up {
             claim.pause();
         }

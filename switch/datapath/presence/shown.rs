@@ -65,7 +65,7 @@ impl Shown {
         });
         let in_step = chance.clone();
         for addr in wanted {
-            let begin = || Claim::begin(addr, now, &mut in_step.clone());
+            let begin = || Claim::begin_to_keep(addr, now, &mut in_step.clone());
             self.claims.entry(addr).or_insert_with(begin);
         }
         chance.number();

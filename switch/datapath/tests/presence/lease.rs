@@ -232,6 +232,25 @@ fn section_3_1_4_a_nak_begins_anew_but_not_at_a_raging_pace() {
 }
 
 #[test]
+fn rfc_5227_section_2_4_b_a_leased_address_claimed_twice_within_ten_seconds_is_given_back() {
+    let (mut lab, _) = bound();
+    lab.bring(&arp(2, (THEM, v4(5)), v4(5)));
+    lab.changes();
+    lab.pass(Duration::from_millis(9_900));
+    let sent = lab.bring(&arp(2, (THEM, v4(5)), v4(5)));
+    let [What::Dhcp { message, .. }] = &sent.iter().map(|s| s.what.clone()).collect::<Vec<_>>()[..]
+    else {
+        panic!("{sent:?}")
+    };
+    assert_eq!((message.kind(), message.address(50)), (DECLINE, Some(v4(5))));
+    let station = datapath::MacAddr(THEM);
+    let conflict =
+        Change::Conflict { address: ip("192.0.2.5"), station, settled: Settled::GivenUp };
+    assert!(lab.changes().contains(&conflict));
+    assert_eq!((lab.addresses(), lab.next_hop("198.51.100.1")), (vec![], None));
+}
+
+#[test]
 fn section_3_1_5_a_taken_address_is_declined_and_another_asked_for_after_ten_seconds() {
     let (mut lab, discover) = selecting();
     lab.bring(&dhcp(ROUTER, OFFER, discover.xid, v4(5), &GRANT));
