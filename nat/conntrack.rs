@@ -2,9 +2,9 @@
 //!
 //! Shared by all workers. A look-up takes the read side of one shard and copies out; only opening and
 //! closing a flow takes a write side. Bounded, in all and for each account. Whoever wants room where
-//! there is none pays for it: its own flow that has waited longest for an answer goes, else the new
-//! one is refused. A flow that was answered is never dropped early, another account's never at all
-//! (RFC 6888 REQ-11). No clock: the caller says what time it is.
+//! there is none pays for it: its own oldest flow that is not assured goes, else the
+//! new one is refused. An assured flow is never dropped early, another account's never at all (RFC 6888
+//! REQ-11). No clock: the caller says what time it is.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -28,7 +28,7 @@ const EARLY_DROPS: usize = 4;
 pub enum InsertError {
     /// The table holds as many flows as it may, and none of the account's can make room.
     Full,
-    /// The account holds as many flows as it may, and all of them have been answered.
+    /// The account holds as many flows as it may, and all of them are assured.
     Quota,
     /// One of the tuples already names a flow: two flows must differ in both (`nf_nat_used_tuple`).
     Clash,
@@ -89,8 +89,8 @@ impl Conntrack {
 
     /// Enters a flow, both tuples or none, and counts it against `account`.
     ///
-    /// At the account's quota, or when the table is full, the account's own flow that has waited
-    /// longest for an answer makes room.
+    /// At the account's quota, or when the table is full, the account's own oldest flow that is not
+    /// assured makes room.
     ///
     /// # Errors
     ///
@@ -104,7 +104,7 @@ impl Conntrack {
             return Err(InsertError::Clash);
         }
         if entry.is_tracked() {
-            self.rolls.wait(&entry);
+            self.rolls.note(&entry);
         } else {
             // Somebody found it by its first name and removed it before it had the second.
             self.index.release(&entry, Direction::Reply);
@@ -124,7 +124,7 @@ impl Conntrack {
                 self.rolls.leave(account);
                 refusal = InsertError::Full;
             }
-            let oldest = self.rolls.oldest_waiting(account).ok_or(refusal)?;
+            let oldest = self.rolls.oldest_unassured(account).ok_or(refusal)?;
             self.remove(&oldest);
             self.early_drops.fetch_add(1, Relaxed);
         }
@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn at_its_quota_an_account_loses_its_own_oldest_unanswered_flow() {
+    fn at_its_quota_an_account_loses_its_own_oldest_flow_that_is_not_assured() {
         let table = Conntrack::new(100, Profile::Rfc).with_quota(3);
         let kept = answered(&table, ALICE, 1);
         let bobs = table.insert(BOB, flow(Protocol::Udp, 2)).unwrap();
@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn answered_flows_are_never_dropped_early() {
+    fn assured_flows_are_never_dropped_early() {
         let table = Conntrack::new(100, Profile::Rfc).with_quota(2);
         let (first, second) = (answered(&table, ALICE, 1), answered(&table, ALICE, 2));
         let refused = table.insert(ALICE, flow(Protocol::Udp, 3)).unwrap_err();

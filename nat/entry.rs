@@ -21,7 +21,10 @@ use crate::tuple::{Protocol, SCTP, Tuple};
 use crate::window::{Believed, OutOfWindow, Segment, Windows};
 use crate::zone::{Account, Owner, Zone};
 
-/// A rule has chosen the destination. Beside the marks that decide about idle times.
+/// Who began it has answered the answer, and so is where it says it is. Beside the marks that decide about idle
+/// times, as those below.
+const CONFIRMED: u8 = 1 << 3;
+/// A rule has chosen the destination.
 const BY_RULE: u8 = 1 << 4;
 /// It was said, and whom it was said to does not let it in.
 const KNOCKS: u8 = 1 << 5;
@@ -317,13 +320,16 @@ impl Entry {
     }
 
     /// Counts without keeping the flow alive: what comes unasked from outside must not
-    /// (RFC 4787 REQ-6). An answer marks the flow answered.
+    /// (RFC 4787 REQ-6). An answer marks the flow answered, what follows it from the other side confirmed.
     pub fn count(&self, travelling: Direction, packets: u64, octets: u64) {
         let index = travelling as usize;
         self.packets[index].fetch_add(packets, Relaxed);
         self.octets[index].fetch_add(octets, Relaxed);
-        if travelling == Direction::Reply && !self.replied() {
-            self.marks.fetch_or(REPLIED, Relaxed);
+        match travelling {
+            Direction::Reply => self.mark(REPLIED, true),
+            // Of TCP its state tells.
+            Direction::Original if self.original.protocol == Protocol::Tcp || !self.replied() => {}
+            Direction::Original => self.mark(CONFIRMED, true),
         }
     }
 
@@ -338,6 +344,11 @@ impl Entry {
     /// segments tell.
     pub fn set_state(&self, state: TcpState) {
         self.state.store(state as u8, Relaxed);
+        match state {
+            TcpState::SynSent => self.mark(CONFIRMED, false),
+            TcpState::Established => self.mark(CONFIRMED, true),
+            _ => {}
+        }
     }
 
     /// Where the TCP connection stands; [`TcpState::None`] for other protocols.
@@ -370,13 +381,15 @@ impl Entry {
         self.marks.load(Relaxed) & REPLIED != 0
     }
 
-    /// Whether the flow is not to be dropped early: a TCP connection once established, any other
-    /// flow once it was answered. Printed as `[ASSURED]`.
+    /// Whether the flow is not to be dropped early. Printed as `[ASSURED]`.
+    ///
+    /// A TCP connection is once it was established, whatever became of it. Any other flow is once it was
+    /// answered; one that was begun outside once its beginner has gone on from there, as anybody can ask in
+    /// another's name.
     pub fn assured(&self) -> bool {
-        match self.original.protocol {
-            Protocol::Tcp => self.replied() && self.state() as u8 >= TcpState::Established as u8,
-            _ => self.replied(),
-        }
+        let marks = self.marks.load(Relaxed);
+        let begun_inside = self.original.protocol != Protocol::Tcp && marks & FROM_INSIDE != 0;
+        marks & REPLIED != 0 && (begun_inside || marks & CONFIRMED != 0)
     }
 
     /// Packets and octets of IP seen in that direction.

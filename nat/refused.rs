@@ -30,7 +30,7 @@ pub enum Reason {
     Exhausted(TransportAddr),
     /// Its container holds as many external ports as it may.
     PortQuota,
-    /// Its container has as many flows as it may, all answered.
+    /// Its container has as many flows as it may, all assured.
     FlowQuota,
     /// There are as many flows as there may be.
     TableFull,

@@ -1,9 +1,9 @@
 //! What each account holds, and which of its flows may make room for another of its own.
 //!
 //! Read `early_drop` in `net/netfilter/nf_conntrack_core.c`: the kernel, when full, drops any flow that
-//! was never answered, whoever's it is. Here whoever wants the room gives it: the account's own flow
-//! that has waited longest for an answer. Flows are noted in the order they came; what was
-//! answered or has ended meanwhile is passed over, once.
+//! is not assured, whoever's it is. Here whoever wants the room gives it: of the account's own flows that
+//! are not assured, the oldest. Flows are noted in the order they came; what is assured or has ended
+//! meanwhile is passed over, once.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
@@ -17,20 +17,20 @@ use crate::zone::Account;
 #[derive(Debug, Default)]
 pub(crate) struct Rolls(DashMap<Account, Roll>);
 
-/// One account's flows: how many, and which wait for an answer, oldest first.
+/// One account's flows: how many, and which may give way, oldest first.
 #[derive(Debug, Default)]
 struct Roll {
     held: usize,
-    waiting: VecDeque<Weak<Entry>>,
+    unassured: VecDeque<Weak<Entry>>,
 }
 
 impl Roll {
-    /// Passes over what waits no longer, from the front; the front then waits.
+    /// Passes over what may not give way any more, from the front; the front then may.
     fn settle(&mut self) -> Option<Arc<Entry>> {
         loop {
-            match self.waiting.front()?.upgrade() {
-                Some(entry) if entry.is_tracked() && !entry.replied() => return Some(entry),
-                _ => self.waiting.pop_front(),
+            match self.unassured.front()?.upgrade() {
+                Some(entry) if entry.is_tracked() && !entry.assured() => return Some(entry),
+                _ => self.unassured.pop_front(),
             };
         }
     }
@@ -57,24 +57,24 @@ impl Rolls {
         }
     }
 
-    /// Notes a flow that was entered and waits for an answer.
-    pub(crate) fn wait(&self, entry: &Arc<Entry>) {
+    /// Notes a flow that was entered and may give way until it is assured.
+    pub(crate) fn note(&self, entry: &Arc<Entry>) {
         let Some(mut roll) = self.0.get_mut(&entry.account()) else { return };
         roll.settle();
-        // Behind one that waits long, others may have been answered.
-        if roll.waiting.len() > 64 && roll.waiting.len() > 2 * roll.held {
-            roll.waiting.retain(|waiting| {
-                waiting.upgrade().is_some_and(|entry| entry.is_tracked() && !entry.replied())
+        // Behind one that stays as it is, others may have been assured.
+        if roll.unassured.len() > 64 && roll.unassured.len() > 2 * roll.held {
+            roll.unassured.retain(|flow| {
+                flow.upgrade().is_some_and(|entry| entry.is_tracked() && !entry.assured())
             });
         }
-        roll.waiting.push_back(Arc::downgrade(entry));
+        roll.unassured.push_back(Arc::downgrade(entry));
     }
 
-    /// The account's flow that has waited longest for an answer; it is passed over from now on.
-    pub(crate) fn oldest_waiting(&self, account: Account) -> Option<Arc<Entry>> {
+    /// The account's oldest flow that is not assured; it is passed over from now on.
+    pub(crate) fn oldest_unassured(&self, account: Account) -> Option<Arc<Entry>> {
         let mut roll = self.0.get_mut(&account)?;
         let oldest = roll.settle();
-        roll.waiting.pop_front();
+        roll.unassured.pop_front();
         oldest
     }
 

@@ -227,5 +227,5 @@ pub(crate) const REPLIED: u8 = 1;
 pub(crate) const STALLED: u8 = 1 << 1;
 /// One side of a TCP connection has not acknowledged all.
 pub(crate) const UNACKNOWLEDGED: u8 = 1 << 2;
-/// A DCCP connection is being closed (RFC 4340 §8.3).
-pub(crate) const CLOSING: u8 = 1 << 3;
+/// A DCCP connection is being closed (RFC 4340 §8.3). The place is that of a mark of TCP's.
+pub(crate) const CLOSING: u8 = STALLED;

@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 use nat::{
     Account, Config, Conntrack, Destination, Direction, Egress, Entry, Ingress, Match, Nat,
-    NoNotes, Npt, Owner, Profile, Protocol, Rule, Rules, Source, TransportAddr, Tuple, Undone,
-    Zone,
+    NoNotes, Npt, Owner, Profile, Protocol, Rule, Rules, Source, TcpState, TransportAddr, Tuple,
+    Undone, Zone,
 };
 use smoltcp::time::Instant;
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
@@ -47,6 +47,7 @@ fn enter(conntrack: &Conntrack, protocol: Protocol, n: u32, answered: bool) {
     let entry = conntrack.insert(account, entry).unwrap();
     if answered {
         entry.note(Direction::Reply, 1, 40, NOW);
+        entry.set_state(TcpState::Established);
     }
 }
 

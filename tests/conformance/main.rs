@@ -102,7 +102,6 @@ impl Of {
 
 /// What is required and not so yet.
 const NOT_YET: &[(Subject, &str)] = &[
-    (Subject::Raw, "half_open_connections_shut_nobody_out"),
     (Subject::Raw, "a_change_to_an_address_that_somebody_has_changes_nothing"),
     (Subject::Raw, "pieces_are_routed_one_by_one"),
 ];

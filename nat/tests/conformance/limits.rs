@@ -1,9 +1,11 @@
 //! RFC 6888 REQ-4 and the bounds of every table: who pays when there is no more.
 
-use nat::{Account, Config, Conntrack, Match, Profile, Reason, Rule, Rules, Source, Tell};
+use nat::{
+    Account, Config, Conntrack, Match, Profile, Protocol, Reason, Rule, Rules, Source, Tell,
+};
 
-use crate::lab::{Lab, UPLINK};
-use crate::wire::{echo, udp};
+use crate::lab::{Lab, UPLINK, masquerade, publish};
+use crate::wire::{ACK, RST, SYN, SYN_ACK, control, echo, udp};
 
 #[test]
 fn r6888_4_ports_are_limited_for_each_container() {
@@ -83,7 +85,7 @@ fn r6888_4_flows_are_limited_for_each_container() {
     lab.out(&udp("172.18.0.3:1000", "198.51.100.2:99", b""));
 }
 
-/// Early drop: only what was never answered, only one's own, and its port comes back with it.
+/// Early drop: only what is not assured, only one's own, and its port comes back with it.
 #[test]
 fn a_scan_makes_room_for_itself() {
     let conntrack = Conntrack::new(1000, Profile::Rfc).with_quota(10);
@@ -96,6 +98,58 @@ fn a_scan_makes_room_for_itself() {
     assert_eq!((lab.flows(), lab.nat.mappings().len()), (10, 10));
     lab.back(&udp("198.51.100.2:9", "203.0.113.1:1000", b""))
         .goes("198.51.100.2:9", "172.18.0.2:1000");
+}
+
+/// A published server answers forged senders, too: they keep out nobody, neither who is there nor who comes.
+#[test]
+fn who_asks_in_anothers_name_shuts_nobody_out() {
+    let server = "172.18.0.2:80";
+    let outside = "203.0.113.1:8080";
+    for protocol in [Protocol::Tcp, Protocol::Udp] {
+        let conntrack = Conntrack::new(1000, Profile::Rfc).with_quota(10);
+        let mut lab = Lab::new(conntrack, Config::new(UPLINK, [0; 16]));
+        let rule = publish(protocol, 8080..=8080, server);
+        lab.nat.set_rules(Rules::new(vec![rule], vec![masquerade()]));
+        let meet = |lab: &mut Lab, client: &str, forged: bool| {
+            let talk = match protocol {
+                Protocol::Tcp => [
+                    control(client, outside, SYN, 100, 0),
+                    control(server, client, SYN_ACK, 500, 101),
+                    control(client, outside, if forged { RST } else { ACK }, 101, 501),
+                ],
+                _ => [
+                    udp(client, outside, b"?"),
+                    udp(server, client, b"!"),
+                    udp(client, outside, b"thanks"),
+                ],
+            };
+            let [asks, answers, goes_on] = talk;
+            lab.back(&asks).goes(client, server);
+            lab.out(&answers).goes(outside, client);
+            if !forged || protocol == Protocol::Tcp {
+                lab.back(&goes_on).goes(client, server);
+            }
+        };
+        meet(&mut lab, "198.51.100.2:9", false);
+        for port in 2000..3000 {
+            meet(&mut lab, &format!("198.51.100.66:{port}"), true);
+        }
+        for port in 10..19 {
+            meet(&mut lab, &format!("198.51.100.2:{port}"), false);
+        }
+        let there = match protocol {
+            Protocol::Tcp => control("198.51.100.2:9", outside, ACK, 101, 501),
+            _ => udp("198.51.100.2:9", outside, b"once more"),
+        };
+        lab.back(&there).goes("198.51.100.2:9", server);
+        assert_eq!(lab.nat.conntrack().list(None).iter().filter(|flow| flow.assured()).count(), 10);
+        // All of them are there to stay.
+        let next = match protocol {
+            Protocol::Tcp => control("198.51.100.2:20", outside, SYN, 100, 0),
+            _ => udp("198.51.100.2:20", outside, b"?"),
+        };
+        assert_eq!(lab.arrive(&next).unwrap_err().reason, Reason::FlowQuota);
+    }
 }
 
 #[test]

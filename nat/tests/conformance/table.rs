@@ -369,7 +369,10 @@ const REQUIREMENTS: &[(&str, Held)] = &[
             "gre_lives_two_minutes_unanswered_and_five_answered_and_what_nobody_knows_ten",
         ]),
     ),
-    ("early drop of the unanswered only", By(&["a_scan_makes_room_for_itself"])),
+    (
+        "early drop, never of the assured",
+        By(&["a_scan_makes_room_for_itself", "who_asks_in_anothers_name_shuts_nobody_out"]),
+    ),
     (
         "RFC 6296 NPTv6",
         By(&[
