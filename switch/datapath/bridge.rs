@@ -13,6 +13,7 @@ use smoltcp::time::Instant;
 use crate::drop::DropReason;
 use crate::fdb::FdbCache;
 use crate::frame::Frame;
+use crate::guard;
 use crate::network::{Network, NetworkConfig};
 use crate::offload::{Gso, Offload};
 use crate::outbox::{Body, Built, Outbox};
@@ -176,6 +177,9 @@ impl Datapath {
         if frame.is_link_local_group() {
             return Err(DropReason::ReservedGroup);
         }
+        if guard::speaks_as_router(&frame) && self.is_guarded(received.port) {
+            return Err(DropReason::RaGuard);
+        }
         if Some(frame.dst) == own_mac {
             if W::ASKED {
                 why.step(Step::Gateway);
@@ -213,6 +217,12 @@ impl Datapath {
             0 => Err(DropReason::NoPort),
             _ => Ok(Decision::Flood),
         }
+    }
+
+    /// Whether whoever is behind `port` is no router: a container, where the gateway is one.
+    fn is_guarded(&self, port: PortId) -> bool {
+        let role = self.attached(port).map(|attached| attached.port.role);
+        self.config.gateway.is_some() && role == Some(PortRole::Container)
     }
 
     #[inline]

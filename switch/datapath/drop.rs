@@ -45,6 +45,9 @@ reasons! {
     /// An ARP or NDP message claims the address of another endpoint, or a packet to be routed has it for its
     /// source.
     SpoofedNeighbour = "spoofed_neighbour",
+    /// A container speaks as a router, where the gateway is one: a router advertisement or a redirect, or what
+    /// may be one behind what can be seen of it (RFC 6105, RFC 7113).
+    RaGuard = "ra_guard",
     /// The destination is one of 01:80:C2:00:00:00-0F, which no bridge forwards (802.1Q §8.6.3).
     ReservedGroup = "reserved_group",
     /// The only way out is the port it came in by.

@@ -2,9 +2,9 @@
 //!
 //! Pure: frames and a time come in, decisions and frames go out; no descriptor, no thread, no clock.
 //! Read the files in the order of a frame's way: [`port`], [`offload`], [`frame`], [`bridge`] (with
-//! [`fdb`]), [`gateway`](bridge::Datapath) (with [`resolve`], [`neighbour`], [`packet`], [`route`],
-//! [`icmp`], [`reset`], [`originate`](Datapath::send_to); a segment of the world is told apart in [`leg`]
-//! and [`hop`]), and out again by [`emit`], [`fragment`], [`outbox`], [`segment`]. What became of it is in
+//! [`fdb`] and [`guard`]), [`gateway`](bridge::Datapath) (with [`resolve`], [`neighbour`], [`packet`],
+//! [`route`], [`icmp`], [`reset`], [`originate`](Datapath::send_to); a segment of the world is told apart in
+//! [`leg`] and [`hop`]), and out again by [`emit`], [`fragment`], [`outbox`], [`segment`]. What became of it is in
 //! [`mod@drop`], [`stats`] and [`why`]. How the gateway comes by its addresses on a segment somebody else
 //! runs is in [`presence`].
 
@@ -20,6 +20,7 @@ pub mod fdb;
 pub mod fragment;
 pub mod frame;
 mod gateway;
+pub mod guard;
 pub mod hop;
 pub mod icmp;
 mod layout;

@@ -407,6 +407,18 @@ const BRIDGE: &[InMemory] = &[
         &["whoever_tests_the_gateways_address_for_himself_learns_before_all_that_it_is_taken"],
     ),
     (
+        "NDP: RA guard",
+        &[
+            "a_containers_router_advertisement_or_redirect_goes_no_further",
+            "behind_extension_headers_it_is_the_same_message",
+            "a_first_piece_that_hides_its_message_is_dropped_when_it_may_be_the_links",
+            "an_advertisement_cut_anywhere_behind_its_first_header_is_none_that_passes",
+            "a_priority_tag_hides_nothing_and_a_vlan_is_its_users_own",
+            "whatever_else_a_host_says_on_the_link_is_carried",
+            "routers_are_heard_where_the_gateway_is_not_ours_and_from_what_is_no_container",
+        ],
+    ),
+    (
         "802.1D: learning",
         &[
             "a_reply_goes_only_to_the_port_that_asked",

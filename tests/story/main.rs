@@ -6,6 +6,7 @@
 mod account;
 mod bridge;
 mod gateway;
+mod guard;
 mod lab;
 mod neighbour;
 mod refused;
