@@ -41,7 +41,7 @@ pub enum Sent {
     LongSegments,
 }
 
-/// Source ports tried for a client whose own is taken.
+/// Source ports tried for whose own is taken.
 const PORT_ATTEMPTS: u16 = 64;
 
 /// Dynamic ports: the first, and how many there are (RFC 6335 §6).
@@ -184,11 +184,12 @@ impl Nat {
         let (lease, behind) = if lease.is_some() { (lease, behind) } else { (behind, None) };
         let answered_in = egress.zone;
         let flow = Flow { came, to, account, lease, behind, by_rule, knocks: false, answered_in };
+        // A client of two of ours that lead to one, or a container that has no port of its own outside.
+        let sctp = tuple.protocol == Protocol::Other(SCTP);
+        let movable = if ingress.inside { sctp && came.src != to.src } else { came.dst != to.dst };
         let entry = self.enter(packet.octets(), passage, &flow, now);
         let entry = entry.or_else(|refused| match refused.reason {
-            Reason::Clash(_) if !ingress.inside && came.dst != to.dst => {
-                self.enter_beside(packet.octets(), passage, flow, now)
-            }
+            Reason::Clash(_) if movable => self.enter_beside(packet.octets(), passage, flow, now),
             _ => Err(refused),
         })?;
         let (_, answer) = entry.named(Direction::Reply);
@@ -198,8 +199,8 @@ impl Nat {
     }
 
     /// Enters the flow of a client outside that speaks from one port to two of ours which lead to one of a
-    /// container's: it is shown with another port, as nothing else would tell their answers apart
-    /// (`nf_nat_alloc_null_binding` in the kernel).
+    /// container's, or of a container that speaks SCTP from the port of another: it is shown with another port,
+    /// as nothing else would tell their answers apart (`nf_nat_alloc_null_binding` in the kernel).
     fn enter_beside(
         &self,
         packet: &[u8],
@@ -209,7 +210,7 @@ impl Nat {
     ) -> Result<Arc<Entry>, Refused> {
         let Flow { came, to, .. } = flow;
         let clash = Refused::telling(Reason::Clash(to.inverse()));
-        if !(to.protocol.has_ports() && to.protocol.has_mappings()) {
+        if !to.protocol.has_ports() {
             return Err(clash);
         }
         let (first, count) = DYNAMIC_PORTS;

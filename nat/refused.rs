@@ -6,7 +6,7 @@
 use std::fmt;
 
 use crate::sctp::WrongTag;
-use crate::tuple::{Protocol, SCTP, TransportAddr, Tuple};
+use crate::tuple::{TransportAddr, Tuple};
 use crate::window::OutOfWindow;
 
 /// Why a packet goes no further.
@@ -35,8 +35,7 @@ pub enum Reason {
     /// There are as many flows as there may be.
     TableFull,
     /// Another flow has this tuple, which it would be answered with. Where nothing but addresses tells flows
-    /// apart (GRE, ESP, AH), one container speaks to a far side at a time; of SCTP, whose ports stay, one from the
-    /// same port.
+    /// apart (GRE, ESP, AH), one container speaks to a far side at a time.
     Clash(Tuple),
     /// It is to be masqueraded, and the egress has no address of its family.
     NoAddress,
@@ -89,15 +88,10 @@ impl fmt::Display for Reason {
             Self::PortQuota => write!(f, "its container holds as many external ports as it may"),
             Self::FlowQuota => write!(f, "its container has as many flows as it may"),
             Self::TableFull => write!(f, "there are as many flows as there may be"),
-            Self::Clash(Tuple { protocol, src, dst }) if protocol.has_mappings() => {
+            Self::Clash(Tuple { protocol, src, dst })
+                if protocol.is_query() || protocol.has_ports() =>
+            {
                 write!(f, "its answers, {protocol} {src} > {dst}, would be another flow's")
-            }
-            Self::Clash(Tuple { protocol: Protocol::Other(SCTP), src, dst }) => {
-                let port = dst.port;
-                write!(
-                    f,
-                    "another container speaks SCTP from port {port} with {src}, and ports stay"
-                )
             }
             Self::Clash(Tuple { protocol, src, dst }) => {
                 let number = protocol.number();

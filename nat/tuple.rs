@@ -65,8 +65,8 @@ impl Protocol {
         matches!(self, Self::Tcp | Self::Udp | Self::Other(SCTP | UDP_LITE | DCCP))
     }
 
-    /// Whether an external port may differ from the inside one. An SCTP association has several addresses at
-    /// either end and is known by its ports (RFC 9260 §1.3): those stay.
+    /// Whether what is inside has an external port of its own, whomever it speaks to. An SCTP association may have
+    /// several addresses at either end and is known by its ports (RFC 9260 §1.3): those stay where they can.
     #[must_use]
     pub const fn has_mappings(self) -> bool {
         self.is_query() || (self.has_ports() && !matches!(self, Self::Other(SCTP)))

@@ -239,7 +239,6 @@ const REQUIREMENTS: &[(&str, Held)] = &[
         By(&[
             "i8_without_resources_the_sender_is_told",
             "u3_exhaustion_is_told_and_nobody_loses_a_port",
-            "sctp_keeps_its_ports",
         ]),
     ),
     (
@@ -357,7 +356,7 @@ const REQUIREMENTS: &[(&str, Held)] = &[
             "sctp_is_remembered_for_as_long_as_its_state_says",
             "sctp_with_another_s_tag_is_refused",
             "sctp_s_other_paths_are_tried_by_heartbeats",
-            "sctp_keeps_its_ports",
+            "sctp_keeps_its_ports_where_they_are_free",
         ]),
     ),
     ("RFC 5597 DCCP", By(&["dccp_has_ports_and_two_idle_times"])),
