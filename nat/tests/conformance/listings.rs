@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use nat::{Filtering, Protocol, Rules};
 
 use crate::lab::{Lab, UPLINK, masquerade, publish};
-use crate::wire::{ip, udp};
+use crate::wire::{at, ip, udp};
 
 #[test]
 fn mappings_are_listed_each_once() {
@@ -20,7 +20,8 @@ fn mappings_are_listed_each_once() {
     assert_eq!(listed.len(), 2000);
     let shown = listed.iter().map(|mapping| (mapping.external().addr, mapping.external().port));
     assert_eq!(shown.collect::<BTreeSet<_>>().len(), 2000);
-    let busy = listed.iter().find(|mapping| mapping.external().port == 2000).unwrap();
+    let busy = at("203.0.113.1:2000").into();
+    let busy = listed.iter().find(|mapping| mapping.external() == busy).unwrap();
     assert_eq!(busy.flows(), (3, 2), "three flows to two far sides");
 }
 
