@@ -13,8 +13,7 @@ use nix::libc;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg};
 
 use crate::context::Context;
-use crate::quote::Quoted;
-use crate::socket;
+use crate::{quote, socket};
 
 /// Octets of a packet an error brings back at most (RFC 4443 §2.4 (c)).
 const MAX_QUOTED: usize = 1280;
@@ -49,21 +48,26 @@ impl HostError {
         matches!(self.origin, libc::SO_EE_ORIGIN_ICMP | libc::SO_EE_ORIGIN_ICMP6)
     }
 
+    /// Whether what came back may have been padded (RFC 4884 §5.1).
+    pub(crate) const fn is_padded(&self) -> bool {
+        !self.objects.is_empty()
+    }
+
     /// Whether our own kernel refused to send something as long as that, which its sender was told by the
     /// call itself.
     pub(crate) const fn is_refusal(&self) -> bool {
         !self.is_icmp() && self.errno == libc::EMSGSIZE
     }
 
-    /// Tells a container of it: `what`, about the packet `quoted` of its own, with all that was said beside.
+    /// Tells a container of it: `what`, about the packet of its own that `quoted` is, from its IP header on, with all that was said beside.
     pub(crate) fn tell(
         &self,
         (to, from): (IpAddr, Option<IpAddr>),
         what: IcmpError,
-        quoted: Quoted<'_>,
+        mut quoted: Vec<u8>,
         ctx: &mut Context<'_>,
     ) {
-        let mut quoted = quoted.when(what).packet();
+        quote::arrive(what, &mut quoted);
         let what = extend(what, &mut quoted, &self.objects, to.is_ipv6());
         ctx.dp.tell_about(to, from, what, &quoted, ctx.now, ctx.out);
     }

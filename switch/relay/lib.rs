@@ -15,6 +15,7 @@ mod datagram;
 mod deliver;
 mod errors;
 mod key;
+mod last;
 mod limits;
 mod mapping;
 mod outlet;

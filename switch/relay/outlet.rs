@@ -15,6 +15,7 @@ use netns::datagram::{Along, send_datagrams, set_may_fragment};
 use nix::errno::Errno;
 use nix::libc;
 
+use crate::last::Last;
 use crate::train::Head;
 use crate::{errors, socket};
 
@@ -22,6 +23,7 @@ use crate::{errors, socket};
 #[derive(Debug)]
 pub(crate) struct Outlet {
     pub(crate) fd: OwnedFd,
+    pub(crate) last: Last,
     /// What was last said of fragmenting; nothing at first.
     may_fragment: RwLock<Option<bool>>,
     /// The kernel or the device does not take trains.
@@ -32,12 +34,12 @@ pub(crate) struct Outlet {
 
 /// What went wrong on the way out.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Trouble {
+pub(crate) enum Trouble<'a> {
     /// A call failed, perhaps for an earlier datagram (ip(7), `IP_RECVERR`): the error queue is to be
     /// read.
     Earlier,
-    /// A datagram of so many octets of payload did not leave.
-    Failed(Errno, usize),
+    /// A datagram did not leave: which of the train, from 0 on, and its payload.
+    Failed(Errno, (usize, &'a [u8])),
 }
 
 impl Outlet {
@@ -45,6 +47,7 @@ impl Outlet {
     pub(crate) fn new(fd: OwnedFd) -> Self {
         Self {
             fd,
+            last: Last::default(),
             may_fragment: RwLock::default(),
             one_by_one: AtomicBool::new(false),
             queued: AtomicBool::new(false),
@@ -108,7 +111,7 @@ impl Outlet {
         to: SocketAddr,
         (head, payload): (&Head<V>, &[u8]),
         source: Option<(IpAddr, u32)>,
-        mut tell: impl FnMut(Trouble),
+        mut tell: impl FnMut(Trouble<'_>),
     ) {
         let along = Along {
             hop_limit: Some(head.hop_limit),
@@ -116,7 +119,8 @@ impl Outlet {
             source,
             segment: None,
         };
-        for share in shares(payload, head.share()) {
+        for (place, share) in shares(payload, head.share()).enumerate() {
+            let numbered = || (place * Head::<V>::MOST..).zip(shares(share, head.size));
             let segment = u16::try_from(head.size).ok().filter(|_| share.len() > head.size);
             let mut about_trains = false;
             let as_train = segment.filter(|_| !self.one_by_one.load(Relaxed));
@@ -130,21 +134,23 @@ impl Outlet {
                         about_trains = errno != Errno::EMSGSIZE;
                     }
                     Err(errno) => {
-                        shares(share, head.size)
-                            .for_each(|datagram| tell(Trouble::Failed(errno, datagram.len())));
+                        numbered().for_each(|datagram| tell(Trouble::Failed(errno, datagram)));
                         continue;
                     }
                 }
             }
-            for datagram in shares(share, head.size) {
+            for datagram in numbered() {
                 let earlier = || tell(Trouble::Earlier);
-                match self.send(to, datagram, &along, head.may_fragment, earlier) {
+                match self.send(to, datagram.1, &along, head.may_fragment, earlier) {
                     Ok(()) if about_trains => self.one_by_one.store(true, Relaxed),
                     Ok(()) => {}
-                    Err(errno) => tell(Trouble::Failed(errno, datagram.len())),
+                    Err(errno) => tell(Trouble::Failed(errno, datagram)),
                 }
             }
         }
+        let nth = head.datagrams - 1;
+        let last = payload.get(nth * head.size..).unwrap_or_default();
+        self.last.note(to.into(), last, head.seen(nth));
     }
 
     pub(crate) fn raw_fd(&self) -> i32 {

@@ -280,9 +280,9 @@ impl Publisher {
         let source = Some((entry.original.dst.addr, scope));
         published.outlet.send_train(to, (&head, payload), source, |trouble| match trouble {
             Trouble::Earlier => take_errors(published, ctx),
-            Trouble::Failed(errno, len) => {
+            Trouble::Failed(errno, datagram) => {
                 ctx.dp.gateway_counters().not_sent(DropReason::HostSendFailed);
-                tell_failed(errno, head.tuple, to, len, ctx);
+                tell_failed(errno, (&head, datagram), to, ctx);
             }
         });
     }
@@ -341,9 +341,9 @@ fn take_errors(published: &UdpPublished, ctx: &mut Context<'_>) {
             true => outside.addr,
             false => offender,
         });
-        let payload = (&error.payload[..], error.payload.len());
-        let quoted = Quoted::datagram(inside, outside, payload);
-        error.tell((inside.addr, offender), what, quoted, ctx);
+        let quoted = Quoted::datagram(inside, outside, &error.payload);
+        let quoted = quoted.like(&published.outlet.last, client.into(), error.is_padded());
+        error.tell((inside.addr, offender), what, quoted.packet(), ctx);
     }
 }
 

@@ -2,12 +2,47 @@
 //!
 //! A host socket tells of an error without the packet; the container's kernel finds its socket by the
 //! quoted headers (RFC 792: the IP header and eight octets behind it), and a program such as tracepath(8)
-//! finds its probe by the payload.
+//! finds its probe by the payload. What is not known of a header is as a Linux host would have sent it. Of a
+//! connection's SYN the packet itself is kept, until the far side has answered.
 
 use datapath::emit::{self, DEFAULT_TTL, IpHeader};
-use datapath::{ETHERNET_HEADER_LEN, IcmpError, MacAddr};
+use datapath::{ETHERNET_HEADER_LEN, IcmpError, MacAddr, Packet, Received};
 use nat::{Protocol, TransportAddr};
 use smoltcp::wire::{Ipv4Packet, Ipv6Packet};
+
+use crate::last::{Last, Seen};
+
+/// The octets of a container's packet to be quoted later, from its IP header on: more than any SYN's headers
+/// are, and its checksum is made.
+pub(crate) fn kept(received: &Received<'_>, packet: &Packet) -> Box<[u8]> {
+    const MOST: usize = 128;
+    let mut octets = received.frame[Packet::IP..packet.end].to_vec();
+    if packet.protocol == Protocol::Tcp && received.offload.checksum.is_some() {
+        let header = IpHeader::new(packet.src, packet.dst, packet.protocol.number());
+        let segment = &mut octets[packet.transport - Packet::IP..];
+        segment[16..18].fill(0);
+        emit::fill_checksum(&header, segment, 16);
+    }
+    octets.truncate(MOST);
+    octets.into()
+}
+
+/// Leaves a packet, from its IP header on, as whoever tells `what` had it: one whose hops ran out there had one
+/// left.
+pub(crate) fn arrive(what: IcmpError, packet: &mut [u8]) {
+    let v4 = packet.first().is_some_and(|first| first >> 4 == 4);
+    match what {
+        IcmpError::Told { kind: 11, code: 0, .. } if v4 => {
+            let mut ip = Ipv4Packet::new_unchecked(packet);
+            ip.set_hop_limit(1);
+            ip.fill_checksum();
+        }
+        IcmpError::Told { kind: 3, code: 0, .. } if !v4 => {
+            Ipv6Packet::new_unchecked(packet).set_hop_limit(1);
+        }
+        _ => {}
+    }
+}
 
 /// A packet of a container's, as far as an error about it is to quote it.
 #[derive(Clone, Copy, Debug)]
@@ -16,38 +51,44 @@ pub(crate) struct Quoted<'a> {
     /// For ICMP, the port is the identifier.
     pub(crate) src: TransportAddr,
     pub(crate) dst: TransportAddr,
-    /// Octets 4 to 7 of the transport header.
+    /// Octets 4 to 7 of the transport header; of a datagram, they follow from its length.
     pub(crate) rest: [u8; 4],
     /// What is known of the octets behind the first eight.
     pub(crate) behind: &'a [u8],
     /// Octets behind the IP header the packet had in all. All known, it has its checksum again.
     pub(crate) len: usize,
-    /// Hops it had left; the most there are, where that is not known.
+    /// Hops it had left; what a host gives, where that is not known.
     pub(crate) hop_limit: u8,
+    pub(crate) seen: Seen,
 }
 
 impl<'a> Quoted<'a> {
-    /// A datagram of `len` payload octets, of which `payload` is known. It has no checksum here.
-    pub(crate) fn datagram(
-        src: TransportAddr,
-        dst: TransportAddr,
-        (payload, len): (&'a [u8], usize),
-    ) -> Self {
-        let len = len + 8;
-        let [high, low] = u16::try_from(len).unwrap_or(u16::MAX).to_be_bytes();
-        let rest = [high, low, 0, 0];
+    /// A datagram of which no more is known than its payload. It has its checksum here.
+    pub(crate) fn datagram(src: TransportAddr, dst: TransportAddr, payload: &'a [u8]) -> Self {
         Self {
             protocol: Protocol::Udp,
             src,
             dst,
-            rest,
+            rest: [0; 4],
             behind: payload,
-            len,
+            len: payload.len() + 8,
             hop_limit: DEFAULT_TTL,
+            seen: Seen::default(),
         }
     }
 
+    /// With what the socket's last one says of it, if it is about that: `to` is whom the socket sent it to.
+    pub(crate) fn like(self, last: &Last, to: TransportAddr, padded: bool) -> Self {
+        let about = match self.protocol {
+            Protocol::Udp => to,
+            _ => TransportAddr::new(to.addr, u16::from_be_bytes([self.rest[2], self.rest[3]])),
+        };
+        let (len, seen) = last.about(about, self.behind, padded);
+        Self { len: len + 8, seen, ..self }
+    }
+
     /// A segment without payload: what stands behind its ports is its sequence number.
+    #[cfg(test)]
     pub(crate) const fn segment(src: TransportAddr, dst: TransportAddr, seq: u32) -> Self {
         let rest = seq.to_be_bytes();
         Self {
@@ -58,6 +99,7 @@ impl<'a> Quoted<'a> {
             behind: &[],
             len: 20,
             hop_limit: DEFAULT_TTL,
+            seen: Seen { traffic_class: 0, dont_fragment: true, label: 0 },
         }
     }
 
@@ -71,24 +113,15 @@ impl<'a> Quoted<'a> {
         let sequence = message.get(6..8).unwrap_or(&[0, 0]);
         let rest = [0, 0, sequence[0], sequence[1]];
         let behind = message.get(8..).unwrap_or_default();
-        Self { protocol, src, dst, rest, behind, len: message.len().max(8), hop_limit: DEFAULT_TTL }
-    }
-
-    /// The same packet as whoever tells `what` had it: one whose hops ran out there had one left.
-    pub(crate) const fn when(self, what: IcmpError) -> Self {
-        let exceeded = if self.src.addr.is_ipv4() { 11 } else { 3 };
-        match what {
-            IcmpError::Told { kind, code: 0, .. } if kind == exceeded => {
-                Self { hop_limit: 1, ..self }
-            }
-            _ => self,
-        }
+        let (len, seen) = (message.len().max(8), Seen::default());
+        Self { protocol, src, dst, rest, behind, len, hop_limit: DEFAULT_TTL, seen }
     }
 
     /// The packet, from its IP header on.
     pub(crate) fn packet(&self) -> Vec<u8> {
         let header = IpHeader {
             hop_limit: self.hop_limit,
+            traffic_class: self.seen.traffic_class,
             ..IpHeader::new(self.src.addr, self.dst.addr, self.protocol.number())
         };
         let known = self.behind.len().min(self.len.saturating_sub(8));
@@ -100,9 +133,13 @@ impl<'a> Quoted<'a> {
         if header.src.is_ipv4() {
             let mut ip = Ipv4Packet::new_unchecked(&mut packet[..]);
             ip.set_total_len(len);
+            ip.set_dont_frag(self.seen.dont_fragment);
+            ip.set_ident((self.seen.label & 0xffff) as u16);
             ip.fill_checksum();
         } else {
-            Ipv6Packet::new_unchecked(&mut packet[..]).set_payload_len(len);
+            let mut ip = Ipv6Packet::new_unchecked(&mut packet[..]);
+            ip.set_payload_len(len);
+            ip.set_flow_label(self.seen.label);
         }
         let transport = &mut packet[header.octets()..];
         match self.protocol {
@@ -110,6 +147,12 @@ impl<'a> Quoted<'a> {
                 transport[0] = if self.protocol == Protocol::Icmp { 8 } else { 128 };
                 transport[4..6].copy_from_slice(&self.src.port.to_be_bytes());
                 transport[6..8].copy_from_slice(&self.rest[2..]);
+            }
+            Protocol::Udp => {
+                let len = u16::try_from(self.len).unwrap_or(u16::MAX);
+                transport[..2].copy_from_slice(&self.src.port.to_be_bytes());
+                transport[2..4].copy_from_slice(&self.dst.port.to_be_bytes());
+                transport[4..6].copy_from_slice(&len.to_be_bytes());
             }
             _ => {
                 transport[..2].copy_from_slice(&self.src.port.to_be_bytes());
@@ -145,17 +188,22 @@ mod tests {
                 .map(|addr| TransportAddr::from(addr.parse::<std::net::SocketAddr>().unwrap()));
             let told =
                 IcmpError::Told { kind: if src.addr.is_ipv4() { 11 } else { 3 }, code: 0, word: 0 };
-            let whole = Quoted::datagram(src, dst, (b"payload", 7)).when(told);
+            let seen = Seen { traffic_class: 0x28, dont_fragment: false, label: 0xabcd };
+            let whole = Quoted { seen, ..Quoted::datagram(src, dst, b"payload") };
+            let mut whole = whole.packet();
+            arrive(told, &mut whole);
             let mut frame = vec![0; ETHERNET_HEADER_LEN];
             frame[12..14].copy_from_slice(if src.addr.is_ipv4() { &[8, 0] } else { &[0x86, 0xdd] });
-            frame.extend(whole.packet());
+            frame.extend(whole);
             // Lengths and checksums are right, or this would be refused.
             let packet = Packet::parse(&frame, &Offload::NONE).unwrap();
             assert_eq!(packet.tuple(), Some(Tuple::new(Protocol::Udp, src, dst)));
+            let dont_fragment = src.addr.is_ipv6();
+            assert_eq!(Seen::of(&packet, &frame), Seen { dont_fragment, ..seen });
             assert_eq!((packet.hop_limit, &packet.transport(&frame)[8..]), (1, &b"payload"[..]));
 
             // Of a datagram of 1,000 octets, none came back: its length is told all the same.
-            let octets = Quoted::datagram(src, dst, (&[], 1000)).packet();
+            let octets = Quoted { len: 1008, ..Quoted::datagram(src, dst, &[]) }.packet();
             let at = if src.addr.is_ipv4() { 2 } else { 4 };
             let expected: u16 = if src.addr.is_ipv4() { 1028 } else { 1008 };
             assert_eq!(octets[at..at + 2], expected.to_be_bytes());

@@ -7,6 +7,8 @@
 use datapath::{Gso, Offload, Packet};
 use nat::Tuple;
 
+use crate::last::{self, Seen};
+
 /// Datagrams of one train (`UDP_MAX_SEGMENTS` in `include/linux/udp.h` was 64 up to Linux 6.8).
 const MAX_DATAGRAMS: usize = 64;
 
@@ -29,6 +31,8 @@ pub(crate) struct Head<V> {
     pub(crate) hop_limit: u8,
     pub(crate) traffic_class: u8,
     pub(crate) may_fragment: bool,
+    /// The first one's IPv4 identification, or the flow label.
+    label: u32,
     /// Payload octets of each but the last.
     pub(crate) size: usize,
     pub(crate) datagrams: usize,
@@ -43,18 +47,20 @@ pub(crate) struct Head<V> {
 pub(crate) struct Load<'a> {
     payload: &'a [u8],
     size: usize,
+    label: u32,
 }
 
 impl<'a> Load<'a> {
     /// What a whole UDP packet carries.
     pub(crate) fn of(packet: &Packet, frame: &'a [u8], offload: Offload) -> Self {
         let octets = packet.transport(frame);
+        let label = last::label(packet, frame);
         match offload.gso {
-            Gso::Udp { size } => Self { payload: &octets[8..], size: usize::from(size) },
+            Gso::Udp { size } => Self { payload: &octets[8..], size: usize::from(size), label },
             _ => {
                 // A datagram is as long as its header says; what follows is padding.
                 let len = usize::from(u16::from_be_bytes([octets[4], octets[5]]));
-                Self { payload: &octets[8..len], size: len - 8 }
+                Self { payload: &octets[8..len], size: len - 8, label }
             }
         }
     }
@@ -103,6 +109,7 @@ impl<V> Train<V> {
             hop_limit: packet.hop_limit - 1,
             traffic_class: packet.traffic_class,
             may_fragment: !packet.dont_fragment,
+            label: load.label,
             size: load.size,
             datagrams: load.datagrams(),
             ip_octets: ip_octets(packet, load),
@@ -117,6 +124,19 @@ impl<V> Train<V> {
 }
 
 impl<V> Head<V> {
+    /// What the IP header of the `nth` datagram said, from 0 on. Behind the first, identifications are taken to
+    /// be counted, as those of a frame that is cut are (`inet_gso_segment`).
+    pub(crate) fn seen(&self, nth: usize) -> Seen {
+        let counted = self.tuple.src.addr.is_ipv4() && (self.label > 0 || self.may_fragment);
+        let behind = u32::try_from(nth).unwrap_or(0);
+        let label = if counted { (self.label + behind) & 0xffff } else { self.label };
+        let dont_fragment = !self.may_fragment;
+        Seen { traffic_class: self.traffic_class, dont_fragment, label }
+    }
+
+    /// Datagrams of one share.
+    pub(crate) const MOST: usize = MAX_DATAGRAMS;
+
     /// Octets to be sent at once: the whole, unless a frame brought more datagrams than one call takes.
     pub(crate) fn share(&self) -> usize {
         self.size.max(1) * MAX_DATAGRAMS

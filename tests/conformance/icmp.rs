@@ -162,7 +162,10 @@ pub(crate) fn comes_in(
     ensure!(told.src == from, "it comes from {}, not from {from}", told.src);
     let quoted = told.quoted()?;
     ensure!(quoted.src == sent.src && quoted.dst == sent.dst, "quotes {quoted:?}");
-    ensure!(quoted.protocol == sent.protocol, "quotes {quoted:?}");
+    // IPv6 has no DF to compare.
+    let df = |packet: &Packet| packet.df && packet.src.is_ipv4();
+    let header = |packet: &Packet| (packet.protocol, packet.tos, packet.id, df(packet));
+    ensure!(header(&quoted) == header(sent), "quotes {quoted:?}");
     let len = quoted.payload.len().min(quoted_len).min(sent.payload.len());
     ensure!(quoted.payload.len() >= 8, "quotes {len} octets");
     ensure!(
@@ -180,7 +183,11 @@ fn an_error_about_a_datagram_comes_in_as_it_is_inside(lab: &Lab, family: Family)
     for (n, kind) in [NET, HOST, PORT, ADMIN, TTL].into_iter().enumerate() {
         let data = format!("about datagram {n}");
         let own = inside.at(family, 45_100);
-        let sent = Packet::udp(own, outside.at(family, 9000), data.as_bytes());
+        let mut sent = Packet::udp(own, outside.at(family, 9000), data.as_bytes());
+        sent.tos = 0x28;
+        if family == Family::V4 {
+            (sent.id, sent.df) = (0x1234 + u32::from(kind.v4.1), n % 2 == 0);
+        }
         inside.wire.send(&sent);
         let seen = outside.wait("a datagram", |p| p.datagram() == Some(data.as_bytes()))?;
         // Whoever is on the way may say it: RFC 4787 REQ-12a.

@@ -24,13 +24,14 @@ use crate::context::{Context, Readiness};
 use crate::deliver::{self, Datagram, Inlet};
 use crate::errors;
 use crate::key::{Arena, Key, Kind, account};
+use crate::last::Seen;
 use crate::mapping::Mapping;
 use crate::outlet::{self, Outlet, Trouble};
 use crate::ports::Wanted;
 use crate::quote::Quoted;
 use crate::shared::Shared;
 use crate::socket;
-use crate::train::{Load, Train};
+use crate::train::{Head, Load, Train};
 
 #[cfg(test)]
 mod tests;
@@ -126,9 +127,9 @@ impl Datagrams {
         let to = SocketAddr::from(head.tuple.dst);
         mapping.outlet.send_train(to, (&head, payload), None, |trouble| match trouble {
             Trouble::Earlier => Self::take_errors(mapping, ctx),
-            Trouble::Failed(errno, len) => {
+            Trouble::Failed(errno, datagram) => {
                 ctx.dp.gateway_counters().not_sent(DropReason::HostSendFailed);
-                tell_failed(errno, head.tuple, to, len, ctx);
+                tell_failed(errno, (&head, datagram), to, ctx);
             }
         });
     }
@@ -156,6 +157,10 @@ impl Datagrams {
         };
         let earlier = || Self::take_errors(&mapping, ctx);
         let sent = mapping.outlet.send(to, message, &along, !packet.dont_fragment, earlier);
+        if let [_, _, _, _, _, _, high, low, payload @ ..] = message {
+            let about = TransportAddr::new(tuple.dst.addr, u16::from_be_bytes([*high, *low]));
+            mapping.outlet.last.note(about, payload, Seen::of(packet, received.frame));
+        }
         sent.map_err(|errno| {
             if let Some(what) = outlet::as_icmp(errno, to, ctx.dp.config().mtu.0) {
                 ctx.dp.tell(received, packet, what, ctx.now, ctx.out);
@@ -397,10 +402,11 @@ impl Datagrams {
             };
             let (src, dst) = (mapping.inside, TransportAddr::from(dst));
             let quoted = match mapping.protocol {
-                Protocol::Udp => Quoted::datagram(src, dst, (&error.payload, error.payload.len())),
+                Protocol::Udp => Quoted::datagram(src, dst, &error.payload),
                 protocol => Quoted::echo(protocol, src, dst, &error.payload),
             };
-            error.tell((mapping.inside.addr, error.offender), what, quoted, ctx);
+            let quoted = quoted.like(&mapping.outlet.last, dst, error.is_padded());
+            error.tell((mapping.inside.addr, error.offender), what, quoted.packet(), ctx);
         }
     }
 
@@ -474,17 +480,20 @@ enum Join {
     Refused,
 }
 
-/// Tells a container of a datagram of its own the host would not send: `tuple` and the octets of its
-/// payload.
-pub(crate) fn tell_failed(
+/// Tells a container of a datagram of its own the host would not send: which of a train's, and its payload.
+pub(crate) fn tell_failed<V>(
     errno: Errno,
-    tuple: Tuple,
+    (head, (nth, payload)): (&Head<V>, (usize, &[u8])),
     to: SocketAddr,
-    len: usize,
     ctx: &mut Context<'_>,
 ) {
     if let Some(what) = outlet::as_icmp(errno, to, ctx.dp.config().mtu.0) {
-        let quoted = Quoted::datagram(tuple.src, tuple.dst, (&[], len)).packet();
-        ctx.dp.tell_about(tuple.src.addr, None, what, &quoted, ctx.now, ctx.out);
+        let (src, dst) = (head.tuple.src, head.tuple.dst);
+        let quoted = Quoted {
+            hop_limit: head.hop_limit + 1,
+            seen: head.seen(nth),
+            ..Quoted::datagram(src, dst, payload)
+        };
+        ctx.dp.tell_about(src.addr, None, what, &quoted.packet(), ctx.now, ctx.out);
     }
 }

@@ -30,6 +30,8 @@ struct Rig {
     now: Instant,
     poll: Poll,
     far: UdpSocket,
+    /// What the container got last, from behind its IP header on.
+    heard: Vec<Vec<u8>>,
 }
 
 impl Rig {
@@ -40,9 +42,10 @@ impl Rig {
         let poll = Poll::new().unwrap();
         let registry = poll.registry().try_clone().unwrap();
         let datagrams = Datagrams::new(0, Arc::clone(&shared), registry);
+        let heard = Vec::new();
         let far = UdpSocket::bind("127.0.0.1:0").unwrap();
         far.set_read_timeout(Some(std::time::Duration::from_secs(10))).unwrap();
-        Self { datagrams, shared, dp, out, now, poll, far }
+        Self { datagrams, shared, dp, out, now, poll, far, heard }
     }
 
     /// The container sends to the far side, or to somebody else.
@@ -52,8 +55,17 @@ impl Rig {
 
     /// The same from a port of its choice. Returns what it is told of it.
     fn send_from(&mut self, from: u16, to: SocketAddr, octets: &[u8]) -> Vec<Vec<u8>> {
-        let SocketAddr::V4(addr) = to else { unreachable!("IPv4") };
-        let header = IpHeader::new(CONTAINER.into(), (*addr.ip()).into(), 17);
+        self.send_as(IpHeader::new(CONTAINER.into(), to.ip(), 17), from, to, octets).1
+    }
+
+    /// The same under a header of its choice. Returns the packet, too.
+    fn send_as(
+        &mut self,
+        header: IpHeader,
+        from: u16,
+        to: SocketAddr,
+        octets: &[u8],
+    ) -> (Vec<u8>, Vec<Vec<u8>>) {
         let mut frame = vec![0; header.transport() + 8 + octets.len()];
         header.emit(&mut frame, GATEWAY);
         let datagram = &mut frame[header.transport()..];
@@ -76,7 +88,7 @@ impl Rig {
         });
         let told = told.collect();
         self.out.clear();
-        told
+        (frame.split_off(Packet::IP), told)
     }
 
     /// The container sends to the far side, which hears it, and from whom.
@@ -100,10 +112,13 @@ impl Rig {
         let key = events.iter().next().map(|event| Key::from(event.token())).unwrap();
         let mut ctx = Context { dp: &mut self.dp, out: &mut self.out, now: self.now };
         self.datagrams.ready(key, readiness, &mut ctx);
-        let departures = self.out.departures();
-        let got = departures.iter().filter(|one| matches!(one.body, Body::Built(_))).count();
+        let got = self.out.departures().iter().filter_map(|departure| match departure.body {
+            Body::Built(built) => Some(self.out.frame(built)[34..].to_vec()),
+            _ => None,
+        });
+        self.heard = got.collect();
         self.out.clear();
-        got
+        self.heard.len()
     }
 
     /// Whether the mapping lives, so many seconds later.
@@ -250,4 +265,37 @@ fn a_datagram_for_everybody_on_a_segment_is_dropped_in_silence() {
     rig.dp.gateway_counters().add_to(&mut totals);
     assert_eq!(totals.tx_dropped[DropReason::HostSendFailed as usize], 1, "and counted");
     assert!(!crate::socket::is_broadcast(rig.far.local_addr().unwrap()));
+}
+
+/// RFC 792, RFC 5508 REQ-4: an error quotes what the container sent, octet for octet where all is known.
+#[test]
+fn i4_an_error_quotes_the_containers_own_packet() {
+    let mut rig = Rig::new();
+    let closed = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let refused = Readiness { hung_up: true, ..Readiness::default() };
+    let header = |to: SocketAddr, identification| IpHeader {
+        traffic_class: 0x28,
+        identification,
+        ..IpHeader::new(CONTAINER.into(), to.ip(), 17)
+    };
+    for (identification, octets) in
+        [(Some(0xabcd), &b"probe"[..]), (Some(7), b""), (None, &[7; 300])]
+    {
+        // By the error queue.
+        let (sent, told) = rig.send_as(header(closed, identification), INSIDE, closed, octets);
+        assert!(told.is_empty());
+        assert_eq!(rig.heard(refused), 1);
+        assert_eq!(rig.heard[0][8..], sent);
+        // In the same turn: nobody is port 0.
+        let nobody = SocketAddr::new(closed.ip(), 0);
+        let (sent, told) = rig.send_as(header(nobody, identification), INSIDE, nobody, octets);
+        assert_eq!(told.len(), 1);
+        assert_eq!(told[0][8..], sent);
+    }
+    // What comes back is cut; lengths, class and identification are not.
+    let (sent, _) = rig.send_as(header(closed, Some(9)), INSIDE, closed, &[9; 9000]);
+    assert_eq!(rig.heard(refused), 1);
+    let quoted = &rig.heard[0][8..];
+    assert_eq!(quoted[..26], sent[..26]);
+    assert!(quoted.len() >= 28 + 500 && quoted[28..] == sent[28..quoted.len()]);
 }

@@ -61,6 +61,8 @@ pub(crate) struct Flow {
     /// Its outside port is nobody else's; none for a client's, whose port is the published one.
     _claim: Option<Claim>,
     pub(crate) stage: Stage,
+    /// The container's SYN from its IP header on, as long as it may be refused; no octets then.
+    pub(crate) syn: Box<[u8]>,
     /// The DSCP of what the host socket sends.
     pub(crate) class: u8,
     pub(crate) snd: Sending,
@@ -113,6 +115,7 @@ impl Flow {
             stream: birth.stream,
             _claim: birth.claim,
             stage: birth.stage,
+            syn: Box::default(),
             class: 0,
             snd: Sending::new(birth.iss),
             rcv: Receiving::new(),

@@ -25,8 +25,7 @@ use crate::context::{Context, Readiness};
 use crate::errors;
 use crate::key::{Arena, Key, account};
 use crate::limits::Lease;
-use crate::quote::Quoted;
-use crate::socket;
+use crate::{quote, socket};
 
 /// Client ports tried when the container already has a flow from the client's own one.
 const PORT_ATTEMPTS: u16 = 64;
@@ -119,6 +118,7 @@ impl Tcp {
             iss: self.initial_seq(tuple.src, tuple.dst, ctx.now),
             now: ctx.now,
         });
+        flow.syn = quote::kept(received, packet);
         flow.class = packet.traffic_class & DSCP;
         let options = segment::syn_options(packet, received.frame);
         flow.synchronise(&syn, options, own_mss(ctx, tuple.src.addr.is_ipv6()));
@@ -259,6 +259,7 @@ impl Tcp {
                 // From here on an ICMP error is a hint, not an end (RFC 1122 §4.2.3.9).
                 let _ = socket::want_errors(&flow.stream, flow.outside().addr.is_ipv4(), false);
                 flow.stage = Stage::Accepting;
+                flow.syn = Box::default();
                 flow.attempts = 0;
                 let of = (flow.zone(), flow.port());
                 self.attempts.ended(of);
@@ -272,7 +273,7 @@ impl Tcp {
     }
 
     /// The far side cannot be reached: tells the container how, and forgets the flow.
-    fn refuse(&mut self, key: Key, errno: Errno, ctx: &mut Context<'_>) {
+    pub(super) fn refuse(&mut self, key: Key, errno: Errno, ctx: &mut Context<'_>) {
         let Some(mut flow) = self.take(key, ctx) else { return };
         let told = errors::read(&flow.stream).next().filter(errors::HostError::is_icmp);
         let what = match &told {
@@ -282,15 +283,10 @@ impl Tcp {
         flow.entry.set_state(TcpState::Close);
         match what {
             Some(what) if errno != Errno::ECONNREFUSED => {
-                let seq = (flow.rcv.nxt - 1).0;
-                let quoted = Quoted::segment(flow.inside(), flow.outside(), seq);
-                let to = flow.inside().addr;
+                let (to, syn) = (flow.inside().addr, std::mem::take(&mut flow.syn));
                 match told {
-                    Some(error) => error.tell((to, error.offender), what, quoted, ctx),
-                    None => {
-                        let quoted = quoted.packet();
-                        ctx.dp.tell_about(to, None, what, &quoted, ctx.now, ctx.out);
-                    }
+                    Some(error) => error.tell((to, error.offender), what, syn.into_vec(), ctx),
+                    None => ctx.dp.tell_about(to, None, what, &syn, ctx.now, ctx.out),
                 }
             }
             _ => {

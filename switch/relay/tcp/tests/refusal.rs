@@ -5,11 +5,12 @@ use std::net::TcpStream;
 
 use datapath::{DropReason, IcmpError, Offload, Outbox, Packet, PortId, Received, icmp};
 use nat::TransportAddr;
+use nix::errno::Errno;
 use smoltcp::time::Duration;
 
 use super::super::open::Client;
 use super::super::seq::Seq;
-use super::super::table::{ACK, SYN_ACK};
+use super::super::table::{ACK, SYN, SYN_ACK};
 use super::{Rig, Sent, SynOptions, is_reset};
 use crate::context::rig::{CONTAINER, GATEWAY, PORT, ZONE};
 use crate::key::Key;
@@ -125,4 +126,18 @@ fn segments_too_long_for_a_router_inside_go_again_shorter() {
         rig.say(&mut peer, ACK, &[]);
         assert!(rig.advance(Duration::from_secs(60)).is_empty());
     }
+}
+
+/// RFC 792, RFC 5508 REQ-4: whose SYN is refused by ICMP is shown it as it was sent, options and all.
+#[test]
+fn i4_a_refused_syn_is_quoted_octet_for_octet() {
+    let mut rig = Rig::new(100);
+    rig.options = Some(SynOptions { mss: 1460, window_scale: Some(7), sack: true });
+    let syn = Rig::segment(SYN, Seq(999), Seq(0), 65_535);
+    let (frame, _) = rig.frame(None, 4000, syn, &[]);
+    let key = rig.tcp.flows.next_key();
+    rig.inject(None, 4000, syn, &[]).0.unwrap();
+    let ((), sent) = rig.act(|tcp, ctx| tcp.refuse(key, Errno::EHOSTUNREACH, ctx));
+    let [Sent::Icmp(told)] = &sent[..] else { panic!("{sent:?}") };
+    assert_eq!(told[8..], frame[Packet::IP..]);
 }
