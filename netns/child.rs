@@ -78,12 +78,19 @@ pub fn enter_child_if_asked() {
         return;
     }
     let socket = args.next().and_then(|fd| fd.to_str()?.parse().ok());
-    std::process::exit(socket.map_or(125, serve));
+    std::process::exit(socket.filter(is_socket).map_or(125, serve));
+}
+
+/// Whether a socket of ours has that number: whoever it is that has called us so must have left us one.
+fn is_socket(fd: &RawFd) -> bool {
+    std::fs::read_link(format!("/proc/self/fd/{fd}"))
+        .is_ok_and(|what| what.as_os_str().as_encoded_bytes().starts_with(b"socket:"))
 }
 
 fn serve(socket: RawFd) -> i32 {
-    // SAFETY: our parent put its socket at this number for us, and nothing in this process, which
-    // has just begun, has claimed it (standard input is only ever borrowed by number).
+    // SAFETY: the number is an open descriptor's, a socket's, as `is_socket` has seen: our parent put it there for
+    // us, and nothing in this process, which has just begun, has claimed it (standard input is only ever
+    // borrowed by number).
     let socket = UnixStream::from(unsafe { OwnedFd::from_raw_fd(socket) });
     // It came through our exec and is not to go through the next.
     if fcntl(&socket, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).is_err() {

@@ -6,11 +6,10 @@
 //! dropped there for the price of a few instructions, before it is copied.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::mem;
+use std::os::fd::{AsFd, AsRawFd as _};
 
 use libc::sock_filter as Op;
-
-use crate::sockopt;
 
 /// Stations a program can be made for: five instructions each of the 4,096 the kernel takes.
 pub const MAX_STATIONS: usize = 512;
@@ -43,9 +42,20 @@ const fn beside(what: libc::c_int) -> u32 {
 pub(crate) fn attach(socket: impl AsFd, take: &Take) -> io::Result<()> {
     let mut program = program(take);
     let len = u16::try_from(program.len()).map_err(io::Error::other)?;
-    // The kernel copies the program before the call returns, and checks every instruction of it.
     let whole = libc::sock_fprog { len, filter: program.as_mut_ptr() };
-    sockopt::set(socket, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &whole)
+    let octets = libc::socklen_t::try_from(mem::size_of_val(&whole)).map_err(io::Error::other)?;
+    // SAFETY: `whole` is a `sock_fprog` of that length whose `filter` points at `len` instructions; it and they
+    // outlive the call, which copies them and writes nothing (`sk_attach_filter`).
+    let done = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            (&raw const whole).cast(),
+            octets,
+        )
+    };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// The program: what it returns is how many octets of the frame are passed up.

@@ -279,8 +279,19 @@ pub(crate) fn set_int(
     set(fd, level, name, &value)
 }
 
-/// `setsockopt(2)` with any plain value.
-pub(crate) fn set<T: Copy>(
+/// A value the kernel takes octet by octet.
+///
+/// # Safety
+/// It has no padding, and no pointer for the kernel to follow.
+pub(crate) unsafe trait Plain: Copy {}
+
+// SAFETY: an integer.
+unsafe impl Plain for libc::c_int {}
+// SAFETY: an `int`, two `unsigned short` and eight octets, one behind the other (packet(7)).
+unsafe impl Plain for libc::packet_mreq {}
+
+/// `setsockopt(2)` with a plain value.
+pub(crate) fn set<T: Plain>(
     fd: impl AsFd,
     level: libc::c_int,
     name: libc::c_int,
@@ -288,7 +299,8 @@ pub(crate) fn set<T: Copy>(
 ) -> io::Result<()> {
     let octets = libc::socklen_t::try_from(mem::size_of::<T>()).map_err(io::Error::other)?;
     let value: *const T = value;
-    // SAFETY: `value` points at `octets` initialised octets that outlive the call, which only reads.
+    // SAFETY: `value` points at `octets` octets, all initialised as `T` is plain, that outlive the call, which
+    // reads them and, for the same reason, nothing else.
     let done =
         unsafe { libc::setsockopt(fd.as_fd().as_raw_fd(), level, name, value.cast(), octets) };
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
