@@ -96,8 +96,9 @@ impl Conntrack {
     ///
     /// There is no room, or a tuple is taken; the flow is not entered then.
     pub fn insert(&self, account: Account, entry: Entry) -> Result<Arc<Entry>, InsertError> {
-        self.make_room(account)?;
-        let entry = Arc::new(entry.charged_to(account));
+        let entry = entry.charged_to(account);
+        self.make_room(&entry)?;
+        let entry = Arc::new(entry);
         entry.track();
         if !self.claim(&entry) {
             self.uncount(&entry);
@@ -112,19 +113,19 @@ impl Conntrack {
         Ok(entry)
     }
 
-    /// Counts one more flow in all and of the account.
-    fn make_room(&self, account: Account) -> Result<(), InsertError> {
+    /// Counts one more flow in all and of its account.
+    fn make_room(&self, entry: &Entry) -> Result<(), InsertError> {
         let mut refusal = InsertError::Quota;
         for _ in 0..EARLY_DROPS {
-            if self.rolls.enter(account, self.quota) {
+            if self.rolls.enter(entry, self.quota) {
                 if self.len.fetch_add(1, Relaxed) < self.capacity {
                     return Ok(());
                 }
                 self.len.fetch_sub(1, Relaxed);
-                self.rolls.leave(account);
+                self.rolls.leave(entry);
                 refusal = InsertError::Full;
             }
-            let oldest = self.rolls.oldest_unassured(account).ok_or(refusal)?;
+            let oldest = self.rolls.oldest_unassured(entry.account()).ok_or(refusal)?;
             self.remove(&oldest);
             self.early_drops.fetch_add(1, Relaxed);
         }
@@ -185,7 +186,7 @@ impl Conntrack {
         let ended = entry.end();
         if ended {
             self.len.fetch_sub(1, Relaxed);
-            self.rolls.leave(entry.account());
+            self.rolls.leave(entry);
         }
         ended
     }
@@ -246,6 +247,11 @@ impl Conntrack {
     /// Tracked flows of one account.
     pub fn len_of(&self, account: Account) -> usize {
         self.rolls.held(account)
+    }
+
+    /// Whether any flow of the account is an owner's.
+    pub fn any_owned_of(&self, account: Account) -> bool {
+        self.rolls.any_owned(account)
     }
 
     /// Flows dropped early, ever.

@@ -226,6 +226,11 @@ impl Entry {
         }
     }
 
+    /// Whether it is an owner's, which it stays.
+    pub(crate) const fn is_owned(&self) -> bool {
+        matches!(self.keeper, Keeper::Owner(_))
+    }
+
     /// Hands the flow of an owner to another.
     pub fn set_owner(&self, new: Owner) {
         if let Keeper::Owner(owner) = &self.keeper {

@@ -381,7 +381,7 @@ fn room(packet: &[u8], headers: &Headers, mtu: u16) -> Option<usize> {
     (room > 0).then_some(room)
 }
 
-/// Cuts a packet into pieces of at most `mtu` octets, in order (RFC 4787 REQ-13). `id` is theirs in IPv6; an
+/// Cuts a packet, or a piece of an IPv4 one, into pieces of at most `mtu` octets, in order (RFC 4787 REQ-13). `id` is theirs in IPv6; an
 /// IPv4 packet has its own. None if it cannot be cut: the headers alone are too long.
 #[must_use]
 pub fn cut(packet: &[u8], headers: &Headers, mtu: u16, id: u32) -> Option<Vec<Vec<u8>>> {
@@ -394,7 +394,8 @@ pub fn cut(packet: &[u8], headers: &Headers, mtu: u16, id: u32) -> Option<Vec<Ve
     let room = room(packet, headers, mtu)?;
     let pieces = rest.chunks(room).enumerate().map(|(number, payload)| {
         let at = number * room;
-        let more = at + payload.len() < rest.len();
+        let more = at + payload.len() < rest.len() || headers.piece.is_some_and(|piece| piece.more);
+        let at = at + headers.piece.map_or(0, |piece| piece.offset);
         if v6 {
             piece_v6(header, headers, payload, (at, more), id)
         } else {

@@ -326,7 +326,21 @@ impl Nat {
         &self.mappings
     }
 
-    /// Takes a piece of a packet; only whole packets pass the hooks.
+    /// Whether pieces of that account's packets pass the hooks one by one, as by any router (RFC 1812 §5.2.6): where
+    /// nothing is translated, and no packet may be an owner's.
+    #[must_use]
+    pub fn routes_pieces(&self, account: Account) -> bool {
+        self.only_routes() && !self.conntrack.any_owned_of(account)
+    }
+
+    /// Whether nothing is translated, nor refused: it takes note of flows, and has no say in them.
+    pub(crate) fn only_routes(&self) -> bool {
+        let rules = self.rules();
+        let none = rules.prerouting().is_empty() && rules.postrouting().is_empty();
+        none && self.settings().open && self.prefixes().is_none()
+    }
+
+    /// Takes a piece of a packet; unless [they pass](Self::routes_pieces), only whole packets do.
     pub fn gather(
         &self,
         packet: &[u8],

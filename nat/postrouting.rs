@@ -76,7 +76,8 @@ impl Nat {
     /// quiet about for six seconds ([`due`](Self::due)).
     pub fn unsolicited(&self, packet: &[u8], passage: &Passage, now: Instant) -> Refused {
         let Some(tuple) = passage.came else { return Refused::silently(Reason::NoFlow) };
-        if passage.headers.protocol == Protocol::Tcp {
+        let begins = matches!(passage.standing, Standing::New { .. });
+        if passage.headers.protocol == Protocol::Tcp && begins {
             self.hold_unsolicited(passage.ingress.zone, tuple, packet, now);
         }
         Refused::silently(Reason::Filtered(tuple.dst))
@@ -415,7 +416,8 @@ impl Nat {
         if !whole && !cut {
             return Err(passage.too_big(egress.mtu));
         }
-        if self.settings().clamp_mss && headers.protocol == Protocol::Tcp {
+        let begins = headers.piece.is_none_or(|piece| piece.offset == 0);
+        if self.settings().clamp_mss && headers.protocol == Protocol::Tcp && begins {
             let most = most_payload(egress.mtu, headers.v6());
             let came_v6 = headers.v6() != passage.changed_version();
             let most = most.min(most_payload(passage.ingress.mtu, came_v6));

@@ -29,7 +29,8 @@ use crate::zone::{Owner, Zone};
 
 impl Nat {
     /// Takes a whole packet that came in by `ingress`, from its IP header on, and rewrites it as far as
-    /// can be done before its route is known. Pieces go to [`gather`](Self::gather) first. A flow of an
+    /// can be done before its route is known. Pieces go to [`gather`](Self::gather) first, unless
+    /// [they pass](Self::routes_pieces). A flow of an
     /// owner's ([`Passage::owner`]) is left to its owner, its packet untouched.
     ///
     /// # Errors
@@ -45,7 +46,7 @@ impl Nat {
     ) -> Result<Passage, Refused> {
         let headers =
             Headers::parse(packet.octets()).map_err(|_| Refused::silently(Reason::Malformed))?;
-        if headers.piece.is_some() {
+        if headers.piece.is_some() && !self.routes_pieces(ingress.account) {
             return Err(Refused::silently(Reason::Fragment));
         }
         let mut passage = Passage {
@@ -53,12 +54,15 @@ impl Nat {
             ingress: *ingress,
             undone,
             may_cut: !headers.dont_fragment,
-            came: headers.tuple(),
+            came: if headers.piece.is_some() { None } else { headers.tuple() },
             former: None,
             renumbered: None,
             lowered: None,
             standing: Standing::Untracked,
         };
+        if headers.piece.is_some() {
+            return Ok(passage);
+        }
         if headers.protocol.is_query()
             && !undone.partial
             && !icmp::is_sound(packet.octets(), &headers)
@@ -76,7 +80,10 @@ impl Nat {
             if headers.body == Body::Error {
                 let related = self.related(packet, &mut passage, now, notes);
                 // What is translated without state is related to nothing that is known.
-                if related.is_err() && !self.enter_prefix(packet.octets_mut(), &mut passage) {
+                if related.is_err()
+                    && !self.only_routes()
+                    && !self.enter_prefix(packet.octets_mut(), &mut passage)
+                {
                     related?;
                 }
             } else {
@@ -84,10 +91,26 @@ impl Nat {
             }
             return Ok(passage);
         };
-        match self.conntrack.find(ingress.zone, tuple, now) {
+        match self.follow(packet, &mut passage, tuple, now, notes) {
+            // Of what it has not seen all of, a router cannot judge.
+            Err(_) if self.only_routes() => Ok(passage),
+            followed => followed.map(|()| passage),
+        }
+    }
+
+    /// A packet that has a tuple: of a known flow, or of one it begins.
+    fn follow<B: Buffer + ?Sized, N: Notes>(
+        &self,
+        packet: &mut B,
+        passage: &mut Passage,
+        tuple: Tuple,
+        now: Instant,
+        notes: &mut N,
+    ) -> Result<(), Refused> {
+        match self.conntrack.find(passage.ingress.zone, tuple, now) {
             // Perhaps it is let in by now. If not, it goes on knocking.
             Some((_, entry)) if entry.knocks() => {
-                self.destination(packet, &mut passage, tuple, now, notes)?;
+                self.destination(packet, passage, tuple, now, notes)?;
             }
             Some((direction, entry)) => {
                 if N::ASKED {
@@ -95,13 +118,13 @@ impl Nat {
                 }
                 if entry.owner() == Owner::NONE {
                     self.pass(packet.octets(), &passage.headers, &entry, direction, now)?;
-                    self.translate(packet, &mut passage, &entry, direction, notes)?;
+                    self.translate(packet, passage, &entry, direction, notes)?;
                 }
                 passage.standing = Standing::Known(entry, direction);
             }
-            None => self.destination(packet, &mut passage, tuple, now, notes)?,
+            None => self.destination(packet, passage, tuple, now, notes)?,
         }
-        Ok(passage)
+        Ok(())
     }
 
     /// Prefixes translated without state: who has one needs no flow, unless a rule or another's flow says so.

@@ -21,6 +21,8 @@ pub(crate) struct Rolls(DashMap<Account, Roll>);
 #[derive(Debug, Default)]
 struct Roll {
     held: usize,
+    /// Those of an owner's.
+    owned: usize,
     unassured: VecDeque<Weak<Entry>>,
 }
 
@@ -37,20 +39,23 @@ impl Roll {
 }
 
 impl Rolls {
-    /// Counts one more flow of `account` if it has fewer than `quota`.
-    pub(crate) fn enter(&self, account: Account, quota: usize) -> bool {
-        let mut roll = self.0.entry(account).or_default();
+    /// Counts one more flow of its account's if that has fewer than `quota`.
+    pub(crate) fn enter(&self, entry: &Entry, quota: usize) -> bool {
+        let mut roll = self.0.entry(entry.account()).or_default();
         let room = roll.held < quota;
         if room {
             roll.held += 1;
+            roll.owned += usize::from(entry.is_owned());
         }
         room
     }
 
     /// Counts one flow less.
-    pub(crate) fn leave(&self, account: Account) {
+    pub(crate) fn leave(&self, entry: &Entry) {
+        let account = entry.account();
         let Some(mut roll) = self.0.get_mut(&account) else { return };
         roll.held = roll.held.saturating_sub(1);
+        roll.owned = roll.owned.saturating_sub(entry.is_owned().into());
         if roll.held == 0 {
             drop(roll);
             self.0.remove_if(&account, |_, roll| roll.held == 0);
@@ -82,6 +87,11 @@ impl Rolls {
     #[cfg(test)]
     pub(crate) fn hold(&self, account: Account) -> impl Sized + '_ {
         self.0.get_mut(&account)
+    }
+
+    /// Whether any flow of the account is an owner's.
+    pub(crate) fn any_owned(&self, account: Account) -> bool {
+        self.0.get(&account).is_some_and(|roll| roll.owned > 0)
     }
 
     /// Flows the account holds.

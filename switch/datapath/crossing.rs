@@ -154,6 +154,12 @@ impl Crossing {
         }
         let octets = slot.octets();
         let headers = Headers::parse(octets).map_err(|_| DropReason::Malformed)?;
+        let ours = dp.config().answers_for(headers.dst)
+            || matches!(self.way(legs, ingress.inside, headers.dst), Way::Own);
+        if !ours && self.nat.routes_pieces(ingress.account) {
+            let arrived = (arrival, &ingress);
+            return self.pass(legs, arrived, slot, Undone::default(), None, now, out, notes);
+        }
         let whole = match self.nat.gather(octets, &headers, &ingress, now) {
             Gathered::Kept => return Ok(Crossed::Done),
             Gathered::Refused => return Err(DropReason::Fragment),

@@ -1,10 +1,10 @@
 //! RFC 4787 REQ-14, RFC 5722: packets in pieces.
 
 use nat::fragments::cut;
-use nat::{Account, Gathered, Ingress};
+use nat::{Account, Config, Entry, Gathered, Ingress, Owner, Rules};
 
 use crate::lab::{ALICE, Lab, NET, UPLINK};
-use crate::wire::{read, udp};
+use crate::wire::{ACK, RST, SYN, SYN_ACK, control, error, read, udp};
 
 const INSIDE: Ingress = Ingress { zone: NET, inside: true, account: ALICE, mtu: 1500 };
 const OUTSIDE: Ingress = Ingress { zone: UPLINK, inside: false, account: Account(0), mtu: 1500 };
@@ -164,4 +164,60 @@ fn pieces_that_lie_about_their_length_are_refused() {
     far[6..8].copy_from_slice(&0x1fff_u16.to_be_bytes());
     crate::wire::sign_v4(&mut far);
     assert!(matches!(gather(&lab, &far, &INSIDE), Gathered::Refused));
+}
+
+/// Where nothing is translated: one piece is never seen, the others come in any order, and one that is too long
+/// for the way is cut again (RFC 1812 §5.2.6, §4.2.2.7).
+#[test]
+fn a_router_passes_pieces_one_by_one() {
+    let mut lab = router();
+    for [from, to] in [V4, V6] {
+        let packet = udp(from, to, &[7; 2500]);
+        let pieces = pieces(&packet, 808, 42);
+        for piece in [&pieces[3], &pieces[1], &pieces[0]] {
+            assert!(lab.nat.routes_pieces(ALICE));
+            assert_eq!(lab.pass(piece, &INSIDE).unwrap(), *piece);
+        }
+    }
+    let whole = udp(V4[0], V4[1], &[7; 2500]);
+    let pieces = pieces(&whole, 1400, 42);
+    lab.mtu = 808;
+    let again = lab.pass_in_pieces(&pieces[0], &INSIDE).unwrap();
+    assert_eq!(again.len(), 2);
+    let gathering = Lab::default();
+    for piece in &again {
+        assert!(matches!(gather(&gathering, piece, &INSIDE), Gathered::Kept));
+    }
+    let Gathered::Complete(seen) = gather(&gathering, &pieces[1], &INSIDE) else { panic!("lost") };
+    assert_eq!(Lab::parse(&seen.packet).end, whole.len());
+    // Where an owner may wait for them, they are put together.
+    let flow = Lab::parse(&udp(V4[0], "198.51.100.3:9", b"")).tuple().unwrap();
+    let owned = Entry::new(NET, nat::Direction::Original, flow, flow.inverse(), Owner(7), lab.now);
+    let owned = lab.nat.conntrack().insert(ALICE, owned).unwrap();
+    assert!(!lab.nat.routes_pieces(ALICE) && lab.nat.routes_pieces(Account(9)));
+    lab.nat.conntrack().remove(&owned);
+    assert!(lab.nat.routes_pieces(ALICE));
+}
+
+/// Where nothing is translated, another way may carry what is not seen here.
+#[test]
+fn a_router_refuses_nothing_it_has_not_seen_the_beginning_of() {
+    let mut lab = router();
+    let [inside, far] = ["172.18.0.2:4000", "198.51.100.2:80"];
+    lab.out(&control(inside, far, SYN_ACK, 9, 5)).goes(inside, far);
+    lab.out(&control(inside, far, RST, 9, 0)).goes(inside, far);
+    lab.out(&control(inside, far, SYN, 100, 0)).goes(inside, far);
+    lab.back(&control(far, inside, SYN_ACK, 500, 101)).goes(far, inside);
+    lab.out(&control(inside, far, ACK, 101, 501)).goes(inside, far);
+    lab.out(&control(inside, far, ACK, 2_000_000_000, 501)).goes(inside, far);
+    lab.back(&control(far, inside, ACK, 500, 2_000_000_000)).goes(far, inside);
+    let unknown = udp("172.18.0.2:4001", "198.51.100.2:9", b"by another way");
+    let told = lab.back(&error("198.51.100.1", "172.18.0.2", (3, 3), 0, &unknown));
+    assert_eq!(told.dst.ip().to_string(), "172.18.0.2");
+}
+
+fn router() -> Lab {
+    let lab = Lab::with(Config { open: true, ..Config::new(UPLINK, [0; 16]) });
+    lab.nat.set_rules(Rules::new(vec![], vec![]));
+    lab
 }
