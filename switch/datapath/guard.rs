@@ -2,8 +2,8 @@
 //!
 //! Read RFC 7113 §3 first: a message hides behind extension headers, or in a packet's second piece, or (what
 //! Linux takes for untagged) behind a tag without a VLAN. It is asked of every frame, so what is no IPv6, or
-//! not from a link-local address, is told by a comparison or two. Which ports and networks it matters to, the
-//! bridge says.
+//! has another hop limit than theirs, is told by a comparison or two. Which ports and networks it matters to,
+//! the bridge says.
 
 use smoltcp::wire::EthernetProtocol;
 
@@ -12,6 +12,13 @@ use crate::frame::Frame;
 /// ICMPv6 types of the messages that only routers send (RFC 4861 §4.2, §4.5).
 const ROUTER_ADVERTISEMENT: u8 = 134;
 const REDIRECT: u8 = 137;
+
+/// What they are sent with: no router has passed them on.
+const HOP_LIMIT: u8 = 255;
+
+/// EtherTypes of tags (802.1Q §9.5).
+const VLAN: u16 = 0x8100;
+const SERVICE_VLAN: u16 = 0x88a8;
 
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
@@ -29,17 +36,21 @@ const SHIM6: u8 = 140;
 ///
 /// What is behind a header of a kind unknown here is not looked for: no host looks there either.
 #[must_use]
+#[inline]
 pub fn speaks_as_router(frame: &Frame<'_>) -> bool {
     match frame.ethertype {
-        EthernetProtocol::Ipv6 => packet_speaks(frame.payload),
-        EthernetProtocol::Ipv4 | EthernetProtocol::Arp => false,
-        EthernetProtocol::Unknown(ethertype) => tagged_speaks(ethertype, frame.payload),
+        EthernetProtocol::Ipv6 => {
+            frame.payload.get(7) == Some(&HOP_LIMIT) && packet_speaks(frame.payload)
+        }
+        EthernetProtocol::Unknown(tag @ (VLAN | SERVICE_VLAN)) => tagged_speaks(tag, frame.payload),
+        _ => false,
     }
 }
 
 /// The same of what may be behind tags. A VLAN is its users' own: nobody there is told of our gateway.
+#[cold]
 fn tagged_speaks(mut ethertype: u16, mut payload: &[u8]) -> bool {
-    while let (0x8100 | 0x88a8, Some((&[a, b, c, d], rest))) =
+    while let (VLAN | SERVICE_VLAN, Some((&[a, b, c, d], rest))) =
         (ethertype, payload.split_first_chunk())
     {
         let vlan = u16::from_be_bytes([a, b]) & 0x0fff;
@@ -51,10 +62,11 @@ fn tagged_speaks(mut ethertype: u16, mut payload: &[u8]) -> bool {
     ethertype == EthernetProtocol::Ipv6.into() && packet_speaks(payload)
 }
 
+#[cold]
 fn packet_speaks(packet: &[u8]) -> bool {
     let Some((header, rest)) = packet.split_first_chunk::<40>() else { return false };
     // From a link-local address, and by no router: hosts believe no other (RFC 4861 §6.1.2 and §8.1).
-    if header[7] != 255 || header[8] != 0xfe || header[9] & 0xc0 != 0x80 {
+    if header[7] != HOP_LIMIT || header[8] != 0xfe || header[9] & 0xc0 != 0x80 {
         return false;
     }
     // Behind the packet's end there may be padding, which would be read in place of the next piece.
