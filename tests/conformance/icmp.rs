@@ -156,16 +156,29 @@ pub(crate) fn comes_in(
     sent: &Packet,
     quoted_len: usize,
 ) -> Verdict {
+    let quoted = comes_in_anew(inside, from, kind, sent, quoted_len)?;
+    // IPv6 has no DF to compare.
+    let df = |packet: &Packet| packet.df && packet.src.is_ipv4();
+    let header = |packet: &Packet| (packet.tos, packet.id, df(packet));
+    ensure!(header(&quoted) == header(sent), "quotes {quoted:?}");
+    Ok(())
+}
+
+/// The same of an error that comes from the other IP version, which has no place for all that a header says.
+pub(crate) fn comes_in_anew(
+    inside: &Station,
+    from: std::net::IpAddr,
+    kind: (u8, u8),
+    sent: &Packet,
+    quoted_len: usize,
+) -> Result<Packet, String> {
     let told = inside.wait(&format!("ICMP {kind:?}"), |packet| {
         packet.is_error() && packet.icmp_kind() == Some(kind)
     })?;
     ensure!(told.src == from, "it comes from {}, not from {from}", told.src);
     let quoted = told.quoted()?;
     ensure!(quoted.src == sent.src && quoted.dst == sent.dst, "quotes {quoted:?}");
-    // IPv6 has no DF to compare.
-    let df = |packet: &Packet| packet.df && packet.src.is_ipv4();
-    let header = |packet: &Packet| (packet.protocol, packet.tos, packet.id, df(packet));
-    ensure!(header(&quoted) == header(sent), "quotes {quoted:?}");
+    ensure!(quoted.protocol == sent.protocol, "quotes {quoted:?}");
     let len = quoted.payload.len().min(quoted_len).min(sent.payload.len());
     ensure!(quoted.payload.len() >= 8, "quotes {len} octets");
     ensure!(
@@ -174,7 +187,7 @@ pub(crate) fn comes_in(
         &quoted.payload[..len],
         &sent.payload[..len]
     );
-    Ok(())
+    Ok(quoted)
 }
 
 fn an_error_about_a_datagram_comes_in_as_it_is_inside(lab: &Lab, family: Family) -> Verdict {

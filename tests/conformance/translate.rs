@@ -10,7 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use netns::link;
 
 use crate::errors::{ADMIN, HOST, PORT, TOO_BIG, TTL, error, mtu_of};
-use crate::icmp::{comes_in, meanwhile};
+use crate::icmp::{comes_in, comes_in_anew, meanwhile};
 use crate::lab::{Container, Family, Lab, Station, accept, connect, listen, udp};
 use crate::packet::{ACK, Packet, SYN, Segment};
 use crate::{Verdict, ensure, probes};
@@ -152,7 +152,7 @@ fn each_is_told_errors_in_its_own_version(lab: &Lab, family: Family) -> Verdict 
         outside.wire.send(&error(seen.dst, kind, 0, &seen.octets()));
         // It is the host that is not to be spoken to there: RFC 7915 5.2.
         let due = if kind.v4 == ADMIN.v4 { (3, 10) } else { kind.v4 };
-        comes_in(inside, answer.dst, due, &answer, 6)
+        comes_in_anew(inside, answer.dst, due, &answer, 6)
             .map_err(|error| format!("{:?}: {error}", kind.v6))?;
     }
     // None of it has ended what there was.
