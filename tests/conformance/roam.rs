@@ -24,12 +24,8 @@ fn prefix(addr: IpAddr) -> ipnet::IpNet {
     format!("{addr}/{}", if addr.is_ipv4() { 24 } else { 64 }).parse().unwrap()
 }
 
-fn another_address_of_the_hosts_is_taken_for_what_is_new(lab: &Lab, family: Family) -> Verdict {
-    let container = lab.container(&format!("c{family:?}"));
-    let inside = lab.insider(&format!("d{family:?}"))?;
-    let outside = lab.outsider(66);
-    let (own, peer) = (inside.at(family, 54_000), outside.at(family, 9000));
-    map(&inside, own, &outside, peer)?;
+/// Gives the host another address on its way out than it had, and its routes anew.
+pub(crate) fn move_host(lab: &Lab, family: Family) -> IpAddr {
     let new: IpAddr = match family {
         Family::V4 => "198.51.100.7".parse().unwrap(),
         Family::V6 => "2001:db8:7::7".parse().unwrap(),
@@ -42,6 +38,16 @@ fn another_address_of_the_hosts_is_taken_for_what_is_new(lab: &Lab, family: Fami
         Ok(())
     };
     lab.scene.host.enter(move_on).unwrap();
+    new
+}
+
+fn another_address_of_the_hosts_is_taken_for_what_is_new(lab: &Lab, family: Family) -> Verdict {
+    let container = lab.container(&format!("c{family:?}"));
+    let inside = lab.insider(&format!("d{family:?}"))?;
+    let outside = lab.outsider(66);
+    let (own, peer) = (inside.at(family, 54_000), outside.at(family, 9000));
+    map(&inside, own, &outside, peer)?;
+    let new = move_host(lab, family);
     // The mapping that there was, and a new one; connections.
     for port in [54_000, 54_001] {
         let own = inside.at(family, port);

@@ -1,23 +1,18 @@
 //! Connections of a host that has another address now: what they were by the old one is over, and said to be.
 
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
-
-use netns::link;
 
 use crate::lab::{Family, Lab, accept, connect, listen};
 use crate::published::published;
+use crate::roam::move_host;
 use crate::{Verdict, ensure, probes};
 
 probes! {
     Sockets {
         "PRODUCT 13" ANY a_connection_by_an_address_the_host_has_left_is_reset;
     }
-}
-
-fn prefix(addr: IpAddr) -> ipnet::IpNet {
-    format!("{addr}/{}", if addr.is_ipv4() { 24 } else { 64 }).parse().unwrap()
 }
 
 /// The kernel would try for a quarter of an hour; a masquerading one has the container told by the far side,
@@ -37,18 +32,7 @@ fn a_connection_by_an_address_the_host_has_left_is_reset(lab: &Lab, family: Fami
     let client = connect(&lab.outside, SocketAddr::new(family.outside(2), 0), host)
         .map_err(|error| format!("client: {error}"))?;
     let (mut served, _) = accept(&server)?;
-    let new: IpAddr = match family {
-        Family::V4 => "198.51.100.7".parse().unwrap(),
-        Family::V6 => "2001:db8:7::7".parse().unwrap(),
-    };
-    let move_on = || {
-        // The kernel takes what is secondary along with the first, and its routes.
-        link::remove_address("up0", prefix(family.host()))?;
-        link::add_address("up0", prefix(new))?;
-        let _ = link::add_route(link::default_route(new), family.router());
-        Ok(())
-    };
-    lab.scene.host.enter(move_on).unwrap();
+    let new = move_host(lab, family);
     let (mut near, (mut other, from)) = out()?;
     ensure!(from.ip() == new, "a new one is from {from}");
     near.write_all(b"!")
